@@ -1,0 +1,172 @@
+//! What one node must do: a signed manifest and its records.
+//!
+//! A record travels and is stored as the text whose SHA-256 stands in the manifest.
+//! So a delta is the new manifest and the records that the node lacks, and a record that one node cannot read
+//! can be left out without doubt about the others.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+
+use crate::access::Opening;
+use crate::envelope::{Document, Envelope};
+use crate::health::HeldPrefix;
+use crate::id::{AgencyName, NetworkName, NodeName};
+use crate::key::{Digest, IdentityKey, WireguardKey};
+
+/// The signed table of contents of one node's view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The network.
+    pub network: NetworkName,
+    /// The node that it is for, and no other.
+    pub node: NodeName,
+    /// Grows by one each time this node's records change.
+    pub version: u64,
+    /// Payload digest of the manifest before, if any.
+    pub previous: Option<Digest>,
+    /// Head of the controller's audit chain when the view was made.
+    pub audit_head: Digest,
+    /// Every record, sorted by id.
+    pub records: Vec<RecordEntry>,
+}
+
+impl Document for Manifest {
+    const DOMAIN: &'static str = "manifest";
+}
+
+/// One line of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordEntry {
+    /// What the record is, for example `peer prov-jateng/gw1`; names it even when it cannot be read.
+    pub id: String,
+    /// SHA-256 of the record's text.
+    pub sha256: Digest,
+}
+
+/// A manifest with records: all of them, or those that the node lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedView {
+    /// A [`Manifest`], signed by the controller.
+    pub manifest: Envelope,
+    /// Records as the texts that were hashed, in any order.
+    pub records: Vec<String>,
+}
+
+/// One thing that a node must do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Record {
+    /// The node itself; exactly one per view.
+    Node(NodeRecord),
+    /// A tunnel.
+    Peer(PeerRecord),
+    /// What passes between this node's agency and another.
+    Link(LinkRecord),
+    /// A pair of members to relay for.
+    Relay(RelayRecord),
+}
+
+impl Record {
+    /// The id under which the record stands in a manifest.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Node(node) => format!("node {}", node.node),
+            Self::Peer(peer) => format!("peer {}", peer.node),
+            Self::Link(link) => format!("link {}", link.with),
+            Self::Relay(relay) => format!("relay {}", relay.channel),
+        }
+    }
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its name.
+    pub node: NodeName,
+    /// Its overlay address from the pool.
+    pub overlay_v4: Ipv4Addr,
+    /// Its overlay address derived from its key.
+    pub overlay_v6: Ipv6Addr,
+    /// The network's pool.
+    pub pool: Ipv4Net,
+    /// Its LAN prefixes that the network routes.
+    pub prefixes: Vec<IpNet>,
+    /// Prefixes that it claims and the network does not route.
+    pub held: Vec<HeldPrefix>,
+    /// Nodes of linked agencies that cannot be reached, for want of a public address or a relay.
+    pub unreachable: Vec<NodeName>,
+}
+
+/// A tunnel with another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRecord {
+    /// The other node.
+    pub node: NodeName,
+    /// Its identity key, for links.
+    pub identity: IdentityKey,
+    /// Its WireGuard key.
+    pub wireguard: WireguardKey,
+    /// Its overlay address from the pool.
+    pub overlay_v4: Ipv4Addr,
+    /// Its overlay address derived from its key.
+    pub overlay_v6: Ipv6Addr,
+    /// LAN prefixes behind it that this node may send to; empty towards a mere relay.
+    pub prefixes: Vec<IpNet>,
+    /// How it is reached.
+    pub path: PeerPath,
+    /// Whether this side sends persistent keepalives.
+    pub keepalive: bool,
+}
+
+/// How a peer is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "via", rename_all = "lowercase")]
+pub enum PeerPath {
+    /// It dials this node.
+    Passive,
+    /// It listens on a public address.
+    Direct {
+        /// Where.
+        endpoint: SocketAddr,
+    },
+    /// Both sides dial a third node, which forwards ciphertext.
+    Relay {
+        /// A peer of this node.
+        relay: NodeName,
+        /// The relay's number for the pair.
+        channel: u32,
+    },
+}
+
+/// What passes between this node's agency and another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// The other agency.
+    pub with: AgencyName,
+    /// What this node opens to it.
+    pub opens: Vec<Opening>,
+    /// What it opens to this node's agency.
+    pub opened: Vec<Opening>,
+}
+
+/// A pair of members for whom this node forwards ciphertext.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRecord {
+    /// Unique on this relay, stable while the pair exists.
+    pub channel: u32,
+    /// Both are peers of this node; in order of name.
+    pub members: [NodeName; 2],
+}
+
+impl fmt::Display for PeerPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passive => f.write_str("passive"),
+            Self::Direct { endpoint } => write!(f, "direct {endpoint}"),
+            Self::Relay { relay, channel } => write!(f, "relay {relay} channel {channel}"),
+        }
+    }
+}
