@@ -1,0 +1,89 @@
+//! Messages on a QUIC stream, one frame each.
+
+use std::marker::PhantomData;
+
+use pnsbox_proto::frame::{self, FrameError, HEADER_BYTES};
+use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Why a message could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum FramedError {
+    /// The stream or its connection ended.
+    #[error("the connection was lost")]
+    Read(#[from] ReadExactError),
+    /// The stream or its connection ended.
+    #[error("the connection was lost")]
+    Write(#[from] WriteError),
+    /// The other side broke the protocol, or a message of ours is too long.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+impl FramedError {
+    /// Whether the other side ended the stream between two messages.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Read(ReadExactError::FinishedEarly(0)))
+    }
+}
+
+/// Sends messages of type `M`.
+#[derive(Debug)]
+pub struct FramedSender<M> {
+    stream: SendStream,
+    message: PhantomData<fn(M)>,
+}
+
+impl<M: Serialize> FramedSender<M> {
+    /// Takes over the stream.
+    pub fn new(stream: SendStream) -> Self {
+        Self {
+            stream,
+            message: PhantomData,
+        }
+    }
+
+    /// Sends one message; returns the bytes that it took.
+    ///
+    /// Not safe to cancel: a frame may be cut short, and the stream must then be given up.
+    pub async fn send(&mut self, message: &M) -> Result<usize, FramedError> {
+        let bytes = frame::encode(message)?;
+        self.stream.write_all(&bytes).await?;
+        Ok(bytes.len())
+    }
+
+    /// Ends the stream after what was sent.
+    pub fn finish(&mut self) {
+        // Already finished or reset: both mean that nothing more will be sent.
+        drop(self.stream.finish());
+    }
+}
+
+/// Receives messages of type `M`.
+#[derive(Debug)]
+pub struct FramedReceiver<M> {
+    stream: RecvStream,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M: DeserializeOwned> FramedReceiver<M> {
+    /// Takes over the stream.
+    pub fn new(stream: RecvStream) -> Self {
+        Self {
+            stream,
+            message: PhantomData,
+        }
+    }
+
+    /// Waits for the next message.
+    ///
+    /// Not safe to cancel: give it a task of its own.
+    pub async fn receive(&mut self) -> Result<M, FramedError> {
+        let mut header = [0; HEADER_BYTES];
+        self.stream.read_exact(&mut header).await?;
+        let mut payload = vec![0; frame::payload_length(header)?];
+        self.stream.read_exact(&mut payload).await?;
+        Ok(frame::decode(&payload)?)
+    }
+}
