@@ -1,0 +1,196 @@
+//! Packets: TUN ⇄ WireGuard (boringtun) ⇄ UDP, on plain threads.
+//!
+//! It knows no policy source, no QUIC and no configuration: it is told a [`snapshot::Snapshot`] and does that.
+//!
+//! | question | module |
+//! |---|---|
+//! | What is it told? | [`snapshot`] |
+//! | What happens to a packet? | `plane` |
+//! | How are boringtun's defects wrapped? | `peer` |
+//! | Which peer is meant? | `table` |
+//! | What does a relay frame look like? | `relay` |
+//! | Which threads run? | `worker` |
+//! | What is counted? | [`counters`] |
+
+pub mod counters;
+mod limiter;
+mod packet;
+mod peer;
+mod plane;
+#[cfg(test)]
+mod plane_tests;
+mod relay;
+pub mod snapshot;
+mod table;
+pub mod tun;
+mod udp;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
+
+pub use counters::{Counters, DropReason, PeerCounters};
+pub use snapshot::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot};
+pub use table::SnapshotError;
+
+use crate::plane::Plane;
+use crate::udp::Udp;
+use crate::worker::Shared;
+
+/// What a data plane needs to start.
+#[derive(Debug)]
+pub struct Settings {
+    /// From [`tun::open`].
+    pub tun: OwnedFd,
+    /// This node's X25519 key.
+    pub private_key: PrivateKey,
+    /// UDP port; 0 lets the kernel choose.
+    pub listen: u16,
+    /// Mark of outgoing datagrams, for routing rules; 0 for none.
+    pub fwmark: u32,
+    /// MTU of the interface, in bytes: bounds the padding.
+    pub mtu: u16,
+}
+
+/// An X25519 private key. Prints as `…`.
+#[derive(Clone)]
+pub struct PrivateKey([u8; 32]);
+
+impl From<[u8; 32]> for PrivateKey {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(…)")
+    }
+}
+
+/// Why a data plane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Somebody else listens there.
+    #[error(
+        "UDP port {port} is in use by another program: find it with 'ss -lunp sport = {port}', or set [wireguard] port to another"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+    },
+    /// The mark needs a capability.
+    #[error(
+        "the WireGuard socket cannot be marked without CAP_NET_ADMIN: run as root, or through the systemd unit"
+    )]
+    NotPermitted,
+    /// Anything else.
+    #[error("the data plane cannot start on UDP port {port}")]
+    Other {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Running tunnels. Dropping it stops them and removes the interface.
+#[derive(Debug)]
+pub struct Dataplane {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    port: u16,
+}
+
+impl Dataplane {
+    /// Starts the threads; there are no peers until [`Dataplane::apply`].
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let Settings {
+            tun,
+            private_key,
+            listen,
+            fwmark,
+            mtu,
+        } = settings;
+        let error = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::PortInUse { port: listen },
+            io::ErrorKind::PermissionDenied => StartError::NotPermitted,
+            _ => StartError::Other {
+                port: listen,
+                source,
+            },
+        };
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|e| error(io::Error::other(e)))?;
+        let udp = Udp::bind(listen, fwmark).map_err(error)?;
+        let plane = Plane::new(private_key.0, mtu, u64::from_ne_bytes(seed), Instant::now());
+        let shared = Arc::new(Shared::new(plane, udp, tun).map_err(error)?);
+        let port = shared.port().map_err(error)?;
+        let threads = worker::start(&shared).map_err(error)?;
+        Ok(Self {
+            shared,
+            threads,
+            port,
+        })
+    }
+
+    /// Replaces the snapshot, or refuses it and changes nothing.
+    pub fn apply(&self, snapshot: Snapshot) -> Result<(), SnapshotError> {
+        self.shared.plane.apply(&snapshot, Instant::now())
+    }
+
+    /// Everything that was counted.
+    pub fn counters(&self) -> Counters {
+        self.shared.plane.counters()
+    }
+
+    /// Moves while every worker goes round; a worker that hangs stops it.
+    pub fn progress(&self) -> u64 {
+        self.shared.progress()
+    }
+
+    /// The UDP port in use.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The interface is gone; only a new data plane brings it back.
+    pub fn tun_lost(&self) -> bool {
+        self.shared.tun_lost()
+    }
+
+    /// Stops the threads and removes the interface.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a data-plane thread had panicked");
+            }
+        }
+    }
+}
+
+/// A new X25519 private key from the system's entropy.
+pub fn generate_private_key() -> Result<[u8; 32], getrandom::Error> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key)?;
+    Ok(StaticSecret::from(key).to_bytes())
+}
+
+/// The public key of a private key.
+pub fn public_key(private: &[u8; 32]) -> PublicKey {
+    X25519Public::from(&StaticSecret::from(*private)).to_bytes()
+}
