@@ -1,0 +1,178 @@
+//! From a view to what the host must look like. Pure: the same view and facts give the same configuration.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use pnsbox_proto::id::AgencyName;
+use pnsbox_proto::view::{PeerPath, PeerRecord};
+
+use crate::event::HostFacts;
+use crate::host::{Filter, ForwardRule, HostConfig, Interface, Relay, Tunnel, TunnelPath};
+use crate::view::View;
+
+/// What does not come from the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// UDP port of links.
+    pub link: u16,
+    /// TCP port of metrics.
+    pub http: u16,
+    /// Interface MTU, in bytes.
+    pub mtu: u16,
+}
+
+/// The configuration that puts `view` into force on a host that looks like `facts`,
+/// or why it would cut the host off.
+pub fn host_config(view: &View, facts: &HostFacts, ports: Ports) -> Result<HostConfig, String> {
+    if let Some(collision) = pool_collision(view, facts) {
+        return Err(collision);
+    }
+    let tunnels: Vec<Tunnel> = view.peers.values().map(|peer| tunnel(view, peer)).collect();
+    let mut routes: BTreeSet<IpNet> = tunnels
+        .iter()
+        .flat_map(|tunnel| tunnel.allowed_prefixes.clone())
+        .collect();
+    let throws = throws(view, facts, &routes);
+    // One of them alone can stand in the table, and what is connected here stays here.
+    routes.retain(|route| !throws.contains(route));
+    let relays = view.relays.iter().filter_map(|relay| {
+        let [a, b] = relay
+            .members
+            .each_ref()
+            .map(|member| view.peers.get(member).map(|peer| peer.wireguard));
+        Some(Relay {
+            channel: relay.channel,
+            members: [a?, b?],
+        })
+    });
+    Ok(HostConfig {
+        interface: Some(Interface {
+            overlay_v4: view.node.overlay_v4,
+            overlay_v6: view.node.overlay_v6,
+            mtu: ports.mtu,
+        }),
+        throws,
+        routes: routes.into_iter().collect(),
+        filter: Some(filter(view, ports)),
+        relays: relays.collect(),
+        tunnels,
+    })
+}
+
+fn tunnel(view: &View, peer: &PeerRecord) -> Tunnel {
+    let path = match &peer.path {
+        PeerPath::Passive => TunnelPath::Passive,
+        PeerPath::Direct { endpoint } => TunnelPath::Direct(*endpoint),
+        PeerPath::Relay { relay, channel } => match view.peers.get(relay) {
+            Some(relay) => TunnelPath::Relay {
+                via: relay.wireguard,
+                channel: *channel,
+            },
+            // Its record was not readable: the peer stays known and cannot be reached.
+            None => TunnelPath::Passive,
+        },
+    };
+    Tunnel {
+        key: peer.wireguard,
+        allowed_prefixes: overlay(peer)
+            .into_iter()
+            .chain(peer.prefixes.iter().copied())
+            .collect(),
+        path,
+        keepalive: peer.keepalive,
+    }
+}
+
+/// This host's own networks that lie inside a route or equal it: they stay with the host.
+fn throws(view: &View, facts: &HostFacts, routes: &BTreeSet<IpNet>) -> Vec<IpNet> {
+    let connected = facts.addresses.iter().map(|a| a.address.trunc());
+    let own: BTreeSet<IpNet> = connected
+        .chain(view.node.prefixes.iter().copied())
+        .collect();
+    own.into_iter()
+        .filter(|prefix| routes.iter().any(|route| route.contains(prefix)))
+        .collect()
+}
+
+fn filter(view: &View, ports: Ports) -> Filter {
+    let mut inbound = Vec::new();
+    for link in view.links.values() {
+        let sources = sources_of(view, &link.with);
+        if sources.is_empty() {
+            continue;
+        }
+        inbound.extend(link.opens.iter().map(|opening| ForwardRule {
+            sources: sources.clone(),
+            destination: opening.prefix,
+            allow: opening.allow.clone(),
+        }));
+    }
+    Filter {
+        inbound,
+        own_prefixes: view.node.prefixes.clone(),
+        peer_addresses: view.peers.values().flat_map(overlay).collect(),
+        link_port: ports.link,
+        http_port: ports.http,
+    }
+}
+
+/// Inner sources of an agency: overlay addresses and LAN prefixes of its nodes.
+fn sources_of(view: &View, agency: &AgencyName) -> Vec<IpNet> {
+    let peers = view
+        .peers
+        .values()
+        .filter(|peer| peer.node.agency() == *agency);
+    peers
+        .flat_map(|peer| {
+            overlay(peer)
+                .into_iter()
+                .chain(peer.prefixes.iter().copied())
+        })
+        .collect()
+}
+
+fn overlay(peer: &PeerRecord) -> [IpNet; 2] {
+    [
+        IpNet::from(IpAddr::from(peer.overlay_v4)),
+        IpNet::from(IpAddr::from(peer.overlay_v6)),
+    ]
+}
+
+/// An uplink's address, gateway or resolver, or a LAN prefix, inside the overlay pool would be cut off by our routes.
+/// A wider connected network is no collision: our routes are more specific.
+fn pool_collision(view: &View, facts: &HostFacts) -> Option<String> {
+    let pool = IpNet::from(view.node.pool);
+    let uplinks = || facts.uplinks.iter();
+    let own = facts
+        .addresses
+        .iter()
+        .filter(|a| uplinks().any(|uplink| uplink.interface == a.interface))
+        .map(|a| {
+            (
+                a.address.addr(),
+                format!("the address of uplink {}", a.interface),
+            )
+        });
+    let gateways = uplinks()
+        .filter_map(|u| Some((u.gateway?, format!("the gateway of uplink {}", u.interface))));
+    let resolvers = facts
+        .resolvers
+        .iter()
+        .map(|ip| (*ip, "a resolver of /etc/resolv.conf".to_owned()));
+    let address = own
+        .chain(gateways)
+        .chain(resolvers)
+        .find(|(ip, _)| pool.contains(ip));
+    let what = match address {
+        Some((ip, what)) => format!("{ip}, {what},"),
+        None => {
+            let overlaps = |prefix: &&IpNet| prefix.contains(&pool) || pool.contains(*prefix);
+            format!("LAN prefix {}", view.node.prefixes.iter().find(overlaps)?)
+        }
+    };
+    Some(format!(
+        "{what} lies in the overlay pool {pool}, so the view is not put into force: \
+         the operator must choose another pool with 'pnsbox-controller init --pool'"
+    ))
+}

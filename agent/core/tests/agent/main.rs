@@ -1,0 +1,10 @@
+//! The agent as a whole, in virtual time, against a network in miniature.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+mod joining;
+mod links;
+mod support;
+mod views;

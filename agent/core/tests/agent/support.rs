@@ -1,0 +1,376 @@
+//! A network in miniature: root, controller, and views for `kab-demak/gw1`, signed as the real ones are.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use pnsbox_agent_core::agent::Agent;
+use pnsbox_agent_core::event::{
+    Identity, Input, JoinCommand, Joined, Now, Output, SavedState, ServiceConfig, Start,
+};
+use pnsbox_proto::anchor::Anchor;
+use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::NodeName;
+use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
+use pnsbox_proto::message::{ToAgent, ToController, Token};
+use pnsbox_proto::service::{Audience, ServiceKind};
+use pnsbox_proto::time::UnixTime;
+use pnsbox_proto::view::{
+    LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry, SignedView,
+};
+
+pub(crate) const ME: &str = "kab-demak/gw1";
+pub(crate) const HUB: &str = "prov-jateng/gw1";
+pub(crate) const FAR: &str = "kota-malang/gw1";
+
+pub(crate) fn secret(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub(crate) fn public(secret: &SigningKey) -> IdentityKey {
+    IdentityKey(secret.verifying_key().to_bytes())
+}
+
+pub(crate) fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn controller_address() -> SocketAddr {
+    "203.0.113.10:443".parse().unwrap()
+}
+
+/// Root is key 1, the controller key 2; nodes have the key of their number.
+pub(crate) fn certificate(root: &SigningKey, controller: &SigningKey, network: &str) -> Envelope {
+    let certificate = ControllerCertificate {
+        network: network.parse().unwrap(),
+        controller: public(controller),
+        issued: UnixTime(1),
+    };
+    Envelope::sign(&certificate, root)
+}
+
+pub(crate) fn welcome(root: &SigningKey, certificate: Envelope, known_as: Option<&str>) -> Input {
+    Input::Control(Box::new(ToAgent::Welcome {
+        root: public(root),
+        certificate,
+        observed: "198.51.100.7:4000".parse().unwrap(),
+        now: UnixTime(1000),
+        node: known_as.map(node),
+    }))
+}
+
+pub(crate) fn anchor() -> Anchor {
+    Anchor {
+        network: "pns".parse().unwrap(),
+        node: node(ME),
+        controllers: vec![controller_address()],
+        root: public(&secret(1)).fingerprint(),
+        token: Token([7; 16]),
+        expires: UnixTime(5000),
+    }
+}
+
+pub(crate) fn join_command() -> JoinCommand {
+    JoinCommand {
+        anchor: anchor(),
+        prefixes: vec!["10.44.1.0/24".parse().unwrap()],
+        public_endpoint: None,
+    }
+}
+
+pub(crate) fn service(name: &str, audience: Audience) -> ServiceConfig {
+    ServiceConfig {
+        name: name.into(),
+        kind: ServiceKind::Tcp,
+        endpoint: "10.44.1.10:5432".parse().unwrap(),
+        audience,
+        priority: 100,
+        failures: 2,
+    }
+}
+
+pub(crate) fn start(seed: u8, saved: Option<SavedState>, services: Vec<ServiceConfig>) -> Start {
+    Start {
+        identity: Identity {
+            identity: public(&secret(seed)),
+            wireguard: WireguardKey([seed; 32]),
+        },
+        saved,
+        services,
+        software: "test".into(),
+        link_port: 51821,
+        http_port: 9586,
+        mtu: 1380,
+        seed: 1,
+    }
+}
+
+pub(crate) fn saved(name: &str) -> SavedState {
+    SavedState {
+        joined: Joined {
+            network: "pns".parse().unwrap(),
+            node: node(name),
+        },
+        root: public(&secret(1)),
+        controllers: vec![controller_address()],
+        view: None,
+    }
+}
+
+pub(crate) fn node_record(name: &str, number: u8) -> Record {
+    Record::Node(NodeRecord {
+        node: node(name),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        pool: "100.127.0.0/16".parse().unwrap(),
+        prefixes: vec![format!("10.{number}.1.0/24").parse().unwrap()],
+        held: Vec::new(),
+        unreachable: Vec::new(),
+    })
+}
+
+pub(crate) fn peer_record(name: &str, number: u8, path: PeerPath) -> Record {
+    Record::Peer(PeerRecord {
+        node: node(name),
+        identity: public(&secret(number)),
+        wireguard: WireguardKey([number; 32]),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        prefixes: vec![format!("10.{number}.1.0/24").parse().unwrap()],
+        path,
+        keepalive: true,
+    })
+}
+
+pub(crate) fn link_record(with: &str, opens: &str, opened: &str) -> Record {
+    let opening = |text: &str| {
+        let (prefix, allow) = text.split_once(' ').unwrap();
+        pnsbox_proto::access::Opening {
+            prefix: prefix.parse().unwrap(),
+            allow: vec![allow.parse().unwrap()],
+        }
+    };
+    let some = |text: &str| {
+        if text.is_empty() {
+            Vec::new()
+        } else {
+            vec![opening(text)]
+        }
+    };
+    Record::Link(LinkRecord {
+        with: with.parse().unwrap(),
+        opens: some(opens),
+        opened: some(opened),
+    })
+}
+
+pub(crate) fn texts(records: &[Record]) -> Vec<(String, String)> {
+    records
+        .iter()
+        .map(|record| (record.id(), serde_json::to_string(record).unwrap()))
+        .collect()
+}
+
+/// A view of `records`, of which only those that `sent` likes travel.
+pub(crate) fn view_of(
+    name: &str,
+    version: u64,
+    records: &[(String, String)],
+    signer: &SigningKey,
+    sent: impl Fn(&str) -> bool,
+) -> SignedView {
+    let entry = |(id, text): &(String, String)| RecordEntry {
+        id: id.clone(),
+        sha256: Digest::of(text.as_bytes()),
+    };
+    let manifest = Manifest {
+        network: "pns".parse().unwrap(),
+        node: node(name),
+        version,
+        previous: None,
+        audit_head: Digest([0; 32]),
+        records: records.iter().map(entry).collect(),
+    };
+    let travel = records
+        .iter()
+        .filter(|(id, _)| sent(id))
+        .map(|(_, text)| text.clone());
+    SignedView {
+        manifest: Envelope::sign(&manifest, signer),
+        records: travel.collect(),
+    }
+}
+
+/// The whole view of kab-demak/gw1: the hub straight, kota-malang through it.
+pub(crate) fn records() -> Vec<Record> {
+    vec![
+        node_record(ME, 44),
+        peer_record(
+            HUB,
+            33,
+            PeerPath::Direct {
+                endpoint: "203.0.113.30:51820".parse().unwrap(),
+            },
+        ),
+        peer_record(
+            FAR,
+            55,
+            PeerPath::Relay {
+                relay: node(HUB),
+                channel: 9,
+            },
+        ),
+        link_record(
+            "prov-jateng",
+            "10.44.1.0/24 tcp/5432",
+            "10.33.1.0/24 tcp/445",
+        ),
+        link_record("kota-malang", "", "10.55.1.0/24 tcp/8081"),
+    ]
+}
+
+pub(crate) fn whole(version: u64) -> SignedView {
+    view_of(ME, version, &texts(&records()), &secret(2), |_| true)
+}
+
+/// An agent with its clock. Inputs go in, everything that it wants done is kept.
+pub(crate) struct Driven {
+    pub(crate) agent: Agent,
+    pub(crate) now: Now,
+    pub(crate) outputs: Vec<Output>,
+}
+
+impl Driven {
+    pub(crate) fn new(start: Start) -> Self {
+        let now = Now {
+            monotonic: Duration::ZERO,
+            wall: UnixTime(1000),
+        };
+        let mut driven = Self {
+            agent: Agent::new(start, now),
+            now,
+            outputs: Vec::new(),
+        };
+        driven.drain();
+        driven
+    }
+
+    /// An agent that has joined, with a session whose controller is believed.
+    pub(crate) fn online(services: Vec<ServiceConfig>) -> Self {
+        let mut driven = Self::new(start(44, Some(saved(ME)), services));
+        driven.come_online();
+        driven
+    }
+
+    pub(crate) fn come_online(&mut self) {
+        self.input(Input::ControlUp {
+            key: public(&secret(2)),
+        });
+        self.input(welcome(
+            &secret(1),
+            certificate(&secret(1), &secret(2), "pns"),
+            Some(ME),
+        ));
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        self.agent.handle(input, self.now);
+        self.drain();
+    }
+
+    pub(crate) fn view(&mut self, view: SignedView) {
+        self.input(Input::Control(Box::new(ToAgent::View(view))));
+    }
+
+    /// Lets the host accept whatever was to be applied.
+    pub(crate) fn host_agrees(&mut self) {
+        if let Some(generation) = self.generation() {
+            self.input(Input::HostApplied {
+                generation,
+                result: Ok(()),
+            });
+        }
+    }
+
+    pub(crate) fn host_refuses(&mut self, reason: &str) {
+        let generation = self.generation().expect("something was to be applied");
+        self.input(Input::HostApplied {
+            generation,
+            result: Err(reason.into()),
+        });
+    }
+
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.outputs.iter().rev().find_map(|output| match output {
+            Output::Apply { generation, .. } => Some(*generation),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let step = Duration::from_millis(250);
+        let end = self.now.monotonic + time;
+        while self.now.monotonic < end {
+            self.now.monotonic += step;
+            self.now.wall = UnixTime(1000 + self.now.monotonic.as_secs());
+            self.input(Input::Timeout);
+        }
+    }
+
+    /// What it wanted done since the last call.
+    pub(crate) fn take(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// What it said to the controller since the last call.
+    pub(crate) fn said(&mut self) -> Vec<ToController> {
+        self.take()
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::SendControl(message) => Some(*message),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// A link with the peer of this number, past hello.
+    pub(crate) fn link(&mut self, name: &str, number: u8, connection: u64) {
+        self.input(Input::LinkUp {
+            connection,
+            key: public(&secret(number)),
+            dialled: true,
+        });
+        let message = pnsbox_proto::message::LinkMessage::Hello {
+            protocol: 1,
+            node: node(name),
+        };
+        self.input(Input::Link {
+            connection,
+            message,
+        });
+    }
+
+    pub(crate) fn service_states(&self) -> BTreeMap<String, String> {
+        let listed = self.agent.services(self.now).into_iter();
+        listed
+            .map(|s| (s.name.to_string(), format!("{:?}", s.state)))
+            .collect()
+    }
+
+    pub(crate) fn condition_codes(&self) -> Vec<&'static str> {
+        self.agent
+            .status(self.now)
+            .conditions
+            .iter()
+            .map(|c| c.code.as_str())
+            .collect()
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.agent.poll_output() {
+            self.outputs.push(output);
+        }
+    }
+}
