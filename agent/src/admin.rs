@@ -1,0 +1,295 @@
+//! What `pnsbox` asks of a running agent over its socket: one JSON object per line, one answer per line.
+//!
+//! The socket belongs to root and the agent's group; who may open it may ask everything.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use pnsbox_agent_core::event::Joined;
+use pnsbox_agent_core::snapshot::{ServiceStatus, StatusSnapshot};
+use pnsbox_proto::id::NodeName;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::warn;
+
+use crate::eventloop::Event;
+
+/// Longest request: an anchor and a few dozen prefixes.
+const MAX_REQUEST_BYTES: u64 = 64 << 10;
+/// Conversations at a time; each is one person or one script.
+const MAX_CONVERSATIONS: usize = 32;
+/// A conversation that takes longer has hung: the longest is a join of 30 s.
+const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Everything about the node; answered by [`StatusSnapshot`].
+    Status,
+    /// Every service this node may know of; answered by a list of [`ServiceStatus`].
+    Services,
+    /// Join a network; answered by [`Joined`].
+    Join {
+        /// The anchor as given.
+        anchor: String,
+        /// Prefixes to claim; absent means those found on the box.
+        lan: Option<Vec<IpNet>>,
+        /// Where others reach the WireGuard port.
+        public: Option<SocketAddr>,
+    },
+    /// Measure the way to a peer, through tunnel and link; answered by [`Pong`].
+    Ping {
+        /// The peer.
+        node: NodeName,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer<T> {
+    /// As asked.
+    Ok(T),
+    /// Why not, for people.
+    Error(String),
+}
+
+/// One echo.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Round-trip time, in milliseconds.
+    pub rtt_ms: f64,
+}
+
+/// A question on its way to the event loop, with where the answer goes.
+#[derive(Debug)]
+pub enum Question {
+    /// [`Request::Status`].
+    Status(oneshot::Sender<StatusSnapshot>),
+    /// [`Request::Services`].
+    Services(oneshot::Sender<Vec<ServiceStatus>>),
+    /// [`Request::Join`].
+    Join {
+        /// The anchor as given.
+        anchor: String,
+        /// Prefixes to claim; absent means those found on the box.
+        lan: Option<Vec<IpNet>>,
+        /// Where others reach the WireGuard port.
+        public: Option<SocketAddr>,
+        /// Answer.
+        answer: oneshot::Sender<Result<Joined, String>>,
+    },
+    /// [`Request::Ping`].
+    Ping {
+        /// The peer.
+        node: NodeName,
+        /// Answer.
+        answer: oneshot::Sender<Result<Pong, String>>,
+    },
+    /// The text of `/metrics`.
+    Metrics(oneshot::Sender<String>),
+}
+
+/// The agent's socket. Dropping it removes the file.
+#[derive(Debug)]
+pub struct AdminSocket {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            warn!(path = %self.path.display(), %error, "the socket was not removed");
+        }
+    }
+}
+
+impl AdminSocket {
+    /// Listens on `path`. A socket that nobody answers is a leftover and is replaced.
+    pub fn listen(path: &Path, events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
+        let shown = path.display();
+        if UnixStream::connect(path).is_ok() {
+            anyhow::bail!(
+                "another agent answers on {shown}: stop it first, or set 'socket' to another path"
+            );
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                anyhow::bail!("the old socket {shown} cannot be removed: {error}")
+            }
+            Ok(()) | Err(_) => {}
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| {
+                anyhow::anyhow!("the directory of socket {shown} cannot be made: {e}")
+            })?;
+        }
+        let listener = UnixListener::bind(path)
+            .map_err(|e| anyhow::anyhow!("the socket {shown} cannot be made: {e}"))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+            .map_err(|e| anyhow::anyhow!("the socket {shown} cannot be protected: {e}"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            task: tokio::spawn(serve(listener, events)),
+        })
+    }
+}
+
+async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
+    let conversations = std::sync::Arc::new(Semaphore::new(MAX_CONVERSATIONS));
+    loop {
+        let Ok(permit) = conversations.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let events = events.clone();
+                tokio::spawn(async move {
+                    let _held_until_the_end = permit;
+                    // A visitor who leaves early, or never asks, loses only the own answer.
+                    drop(
+                        tokio::time::timeout(CONVERSATION_TIMEOUT, converse(stream, &events)).await,
+                    );
+                });
+            }
+            Err(error) => {
+                warn!(%error, "the admin socket does not accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(
+    mut stream: tokio::net::UnixStream,
+    events: &mpsc::Sender<Event>,
+) -> std::io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = Vec::new();
+    tokio::io::BufReader::new(read.take(MAX_REQUEST_BYTES))
+        .read_until(b'\n', &mut line)
+        .await?;
+    let mut answer = match serde_json::from_slice(&line) {
+        Ok(request) => answer(request, events).await,
+        Err(error) => to_json(&Answer::<()>::Error(format!(
+            "the request cannot be read: {error}"
+        ))),
+    };
+    answer.push(b'\n');
+    write.write_all(&answer).await
+}
+
+async fn answer(request: Request, events: &mpsc::Sender<Event>) -> Vec<u8> {
+    match request {
+        Request::Status => to_json(
+            &ask(events, Question::Status)
+                .await
+                .map_or_else(stopping, Answer::Ok),
+        ),
+        Request::Services => to_json(
+            &ask(events, Question::Services)
+                .await
+                .map_or_else(stopping, Answer::Ok),
+        ),
+        Request::Join {
+            anchor,
+            lan,
+            public,
+        } => {
+            let question = |answer| Question::Join {
+                anchor,
+                lan,
+                public,
+                answer,
+            };
+            to_json(&flatten(ask(events, question).await))
+        }
+        Request::Ping { node } => to_json(&flatten(
+            ask(events, |answer| Question::Ping { node, answer }).await,
+        )),
+    }
+}
+
+/// Puts a question to the event loop; `None` when the agent stops before it answers.
+pub async fn ask<T>(
+    events: &mpsc::Sender<Event>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    events
+        .send(Event::Question(Box::new(question(sender))))
+        .await
+        .ok()?;
+    receiver.await.ok()
+}
+
+fn stopping<T>() -> Answer<T> {
+    Answer::Error("the agent is stopping".into())
+}
+
+fn flatten<T>(answer: Option<Result<T, String>>) -> Answer<T> {
+    match answer {
+        Some(Ok(value)) => Answer::Ok(value),
+        Some(Err(reason)) => Answer::Error(reason),
+        None => stopping(),
+    }
+}
+
+fn to_json<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("answers are plain structs with string keys")
+}
+
+/// Why an agent could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no agent answers on {path}: {reason}; is it running? (systemctl status pnsbox-agent)")]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// It listens and does not answer.
+    #[error("the agent did not answer: {0}")]
+    Silent(std::io::Error),
+    /// It answered something else.
+    #[error("the agent's answer cannot be read ({0}): are agent and pnsbox of the same version?")]
+    Unreadable(serde_json::Error),
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks a running agent, from a program without a runtime.
+pub fn ask_agent<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, AskError> {
+    let mut stream = UnixStream::connect(socket).map_err(|reason| AskError::NotRunning {
+        path: socket.to_owned(),
+        reason,
+    })?;
+    stream
+        .set_read_timeout(Some(CONVERSATION_TIMEOUT))
+        .map_err(AskError::Silent)?;
+    let mut line = serde_json::to_vec(request).map_err(AskError::Unreadable)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(AskError::Silent)?;
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .map_err(AskError::Silent)?;
+    match serde_json::from_str(&answer).map_err(AskError::Unreadable)? {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(reason) => Err(AskError::Refused(reason)),
+    }
+}

@@ -1,0 +1,208 @@
+//! Text for people: fixed columns, no colour, UTC, one screen.
+
+use std::time::SystemTime;
+
+use comfy_table::{Table, presets};
+use pnsbox_agent_core::snapshot::{MembershipState, ServiceState, ServiceStatus, StatusSnapshot};
+use pnsbox_proto::health::{HeldReason, PeerHealth};
+use pnsbox_proto::time::UnixTime;
+
+/// `pnsbox status`.
+pub(crate) fn status(status: &StatusSnapshot) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        text.push_str(&format!("{name:<11} {value}\n"));
+    };
+    line("state", state(status));
+    if status.state == MembershipState::NotJoined {
+        line(
+            "next",
+            "pnsbox join ANCHOR, with the line that the operator gave you".into(),
+        );
+    }
+    if !status.overlay.is_empty() {
+        line("overlay", join(&status.overlay));
+    }
+    if status.node.is_some() {
+        line(
+            "lan",
+            if status.prefixes.is_empty() {
+                "none routed".into()
+            } else {
+                join(&status.prefixes)
+            },
+        );
+        for held in &status.held {
+            line(
+                "held back",
+                held_text(&held.prefix.to_string(), &held.reason),
+            );
+        }
+        line("controller", controller(status));
+        let since = status
+            .view_since
+            .map_or_else(String::new, |t| format!(", in force since {t}"));
+        line("view", format!("{}{since}", status.view_applied));
+        let up = status.peers.iter().filter(|p| p.up).count();
+        line("peers", format!("{up} of {} up", status.peers.len()));
+    }
+    for condition in &status.conditions {
+        line(
+            "attention",
+            format!("{}: {}", condition.code, condition.message),
+        );
+    }
+    if !status.peers.is_empty() {
+        text.push('\n');
+        text.push_str(&peers(&status.peers));
+        text.push('\n');
+    }
+    if !status.own_services.is_empty() {
+        text.push('\n');
+        let mut table = table(&["OWN SERVICE", "KIND", "ENDPOINT", "HEALTH"]);
+        for service in &status.own_services {
+            let health = if service.healthy {
+                "healthy"
+            } else {
+                "unhealthy"
+            };
+            table.add_row([
+                service.name.to_string(),
+                service.kind.to_string(),
+                service.endpoint.to_string(),
+                health.into(),
+            ]);
+        }
+        text.push_str(&trimmed(&table));
+    }
+    text.trim_end().to_owned()
+}
+
+/// `pnsbox peers`.
+pub(crate) fn peers(peers: &[PeerHealth]) -> String {
+    let now = UnixTime::from(SystemTime::now());
+    let mut table = table(&[
+        "PEER",
+        "TUNNEL",
+        "PATH",
+        "HANDSHAKE",
+        "LINK",
+        "RTT MS",
+        "JITTER MS",
+        "LOSS",
+    ]);
+    for peer in peers {
+        let endpoint = peer.endpoint.map_or_else(|| "-".into(), |e| e.to_string());
+        let path = peer
+            .relay
+            .as_ref()
+            .map_or(endpoint, |relay| format!("relay {relay}"));
+        let age = peer.last_handshake.map_or_else(
+            || "never".into(),
+            |t| format!("{} s ago", t.age(now).as_secs()),
+        );
+        table.add_row([
+            peer.node.to_string(),
+            if peer.up { "up" } else { "down" }.into(),
+            path,
+            age,
+            if peer.link { "up" } else { "down" }.into(),
+            number(peer.rtt_ms),
+            number(peer.jitter_ms),
+            peer.loss
+                .map_or_else(|| "-".into(), |loss| format!("{:.0} %", loss * 100.0)),
+        ]);
+    }
+    trimmed(&table)
+}
+
+/// `pnsbox services`.
+pub(crate) fn services(services: &[ServiceStatus]) -> String {
+    let mut table = table(&["SERVICE", "KIND", "ENDPOINT", "NODE", "STATE"]);
+    for service in services {
+        let state = match service.state {
+            ServiceState::Available => "available",
+            ServiceState::BlockedByPolicy => "blocked by policy",
+        };
+        table.add_row([
+            service.name.to_string(),
+            service.kind.to_string(),
+            join(&service.endpoints),
+            service.node.to_string(),
+            state.into(),
+        ]);
+    }
+    trimmed(&table)
+}
+
+fn state(status: &StatusSnapshot) -> String {
+    match (status.state, &status.node, &status.network) {
+        (MembershipState::Joined, Some(node), Some(network)) => {
+            format!("{node} of network {network}")
+        }
+        (MembershipState::Joining, ..) => "joining".into(),
+        (MembershipState::Joined | MembershipState::NotJoined, ..) => "not joined".into(),
+    }
+}
+
+fn controller(status: &StatusSnapshot) -> String {
+    let controller = &status.controller;
+    let since = controller
+        .since
+        .map_or_else(String::new, |t| format!(" since {t}"));
+    if controller.connected {
+        let seen = controller
+            .observed
+            .map_or_else(String::new, |a| format!(", which sees this box at {a}"));
+        return format!("{} online{since}{seen}", join(&controller.addresses));
+    }
+    let why = controller
+        .last_error
+        .as_ref()
+        .map_or_else(String::new, |e| format!(": {e}"));
+    format!("{} away{since}{why}", join(&controller.addresses))
+}
+
+fn held_text(prefix: &str, reason: &HeldReason) -> String {
+    match reason {
+        HeldReason::Overlap { holder, held } => {
+            format!(
+                "{prefix}: overlaps {held} of {holder}; claim another with --lan, or ask the operator"
+            )
+        }
+        HeldReason::Unregistered => {
+            format!("{prefix}: not registered for this agency; waits for the operator")
+        }
+        #[expect(unreachable_patterns, reason = "reasons may be added")]
+        _ => prefix.to_owned(),
+    }
+}
+
+fn join<T: ToString>(values: &[T]) -> String {
+    values
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), |v| format!("{v:.1}"))
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.to_vec());
+    table
+}
+
+/// The table without the spaces that pad its last column.
+fn trimmed(table: &Table) -> String {
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -1,0 +1,330 @@
+//! DOES what [`HostConfig`] says: interface, addresses, routing rule and table, packet filter, kernel switches, data plane.
+//! Decides nothing: what the host must look like comes complete, and what is not listed is removed, within what is ours.
+//!
+//! | what | ours is |
+//! |---|---|
+//! | interface | the one that this process opened; it goes with the process |
+//! | routes | table 5182 |
+//! | rules | protocol 182, or those that look up table 5182 |
+//! | filter | nftables table `inet pnsbox` |
+//!
+//! On the way up the filter comes first and the routes come last; on the way down the reverse,
+//! so nothing is open even for an instant.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use pnsbox_agent_core::event::HostFacts;
+use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
+use pnsbox_dataplane::{Counters, Dataplane, Settings, tun};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::keys::WireguardSecret;
+
+mod error;
+mod facts;
+mod netlink;
+pub mod nftables;
+mod plane;
+mod preflight;
+mod routing;
+mod sysctl;
+
+pub use error::HostError;
+use netlink::Netlink;
+pub use nftables::FilterDrops;
+
+/// The kernel and the data plane, as far as they are ours.
+///
+/// Dropping it without [`Host::shutdown`] stops the data plane, and so the interface and its routes go;
+/// the rule and the filter stay, and the next [`Host::new`] removes them.
+#[derive(Debug)]
+pub struct Host {
+    settings: HostSettings,
+    netlink: Netlink,
+    ipv6: bool,
+    plane: Option<Plane>,
+    /// Index of our interface, for the listener to changes of the host; 0 without one.
+    index: Arc<AtomicU32>,
+    applied: HostConfig,
+}
+
+/// What does not come from the view.
+#[derive(Debug, Clone)]
+pub struct HostSettings {
+    /// Name of our interface.
+    pub interface: String,
+    /// UDP port of WireGuard and relay frames.
+    pub wireguard_port: u16,
+    /// Private key of the tunnels.
+    pub private_key: WireguardSecret,
+}
+
+/// The data plane with the interface that it holds.
+#[derive(Debug)]
+struct Plane {
+    dataplane: Dataplane,
+    index: u32,
+    mtu: u16,
+}
+
+impl Host {
+    /// Checks that the network can be changed at all, and removes what a crashed run left.
+    pub async fn new(settings: HostSettings) -> Result<Self, HostError> {
+        preflight::check()?;
+        nftables::check().await?;
+        let netlink = Netlink::open()?;
+        let ipv6 = sysctl::ipv6_usable();
+        if !ipv6 {
+            info!("this host has no IPv6; the overlay is IPv4 only here");
+        }
+        let index = Arc::new(AtomicU32::new(0));
+        let mut host = Self {
+            settings,
+            netlink,
+            ipv6,
+            plane: None,
+            index,
+            applied: HostConfig::default(),
+        };
+        host.remove_stale_interface().await?;
+        host.change_to(&HostConfig::default()).await?;
+        Ok(host)
+    }
+
+    /// Makes the host look like `config` and reads it back. Applying twice equals once.
+    ///
+    /// If it fails, what was there before is restored; [`HostError::NotRestored`] says when that failed too.
+    /// Not to be cancelled: a change dropped half-way stays half-way until the next call.
+    pub async fn apply(&mut self, config: &HostConfig) -> Result<(), HostError> {
+        let Err(error) = self.change_to(config).await else {
+            self.applied = config.clone();
+            return Ok(());
+        };
+        let before = self.applied.clone();
+        match self.change_to(&before).await {
+            Ok(()) => Err(error),
+            Err(back) => Err(HostError::NotRestored {
+                change: error.chain(),
+                back: back.chain(),
+            }),
+        }
+    }
+
+    /// Puts back what somebody else removed or changed, for example a firewall script that flushed all tables.
+    /// Returns whether there was something to do.
+    pub async fn repair(&mut self) -> Result<bool, HostError> {
+        let config = self.applied.clone();
+        let Err(found) = self.verify(&config).await else {
+            return Ok(false);
+        };
+        warn!(found = %found.chain(), "the host was changed by another program; putting it back");
+        self.change_to(&config).await?;
+        Ok(true)
+    }
+
+    /// The host's own network, without our interface.
+    pub async fn facts(&self) -> Result<HostFacts, HostError> {
+        Ok(facts::read(&self.netlink, &self.settings.interface).await?)
+    }
+
+    /// Rings when addresses, routes or interfaces other than ours have changed, debounced, and once a minute in any case.
+    pub fn watch_facts(&self) -> mpsc::Receiver<()> {
+        facts::watch(Arc::clone(&self.index))
+    }
+
+    /// What the data plane counted; `None` while there is none.
+    pub fn counters(&self) -> Option<Counters> {
+        self.plane.as_ref().map(|plane| plane.dataplane.counters())
+    }
+
+    /// Moves while the data plane works; `None` while there is none.
+    pub fn progress(&self) -> Option<u64> {
+        self.plane.as_ref().map(|plane| plane.dataplane.progress())
+    }
+
+    /// The interface has gone from under the data plane; [`Host::repair`] and [`Host::apply`] make it anew.
+    pub fn tun_lost(&self) -> bool {
+        self.plane
+            .as_ref()
+            .is_some_and(|plane| plane.dataplane.tun_lost())
+    }
+
+    /// What the filter dropped since it was last replaced; nothing while there is none.
+    pub async fn filter_drops(&self) -> Result<FilterDrops, HostError> {
+        if self.applied.interface.is_none() {
+            return Ok(FilterDrops::default());
+        }
+        Ok(nftables::drops().await?)
+    }
+
+    /// Removes interface, routes, rule and filter. What fails is logged: the next start removes it.
+    pub async fn shutdown(mut self) {
+        if let Err(error) = self.change_to(&HostConfig::default()).await {
+            warn!(error = %error.chain(), "the host was not left as it was found");
+        }
+    }
+
+    async fn change_to(&mut self, config: &HostConfig) -> Result<(), HostError> {
+        match &config.interface {
+            Some(interface) => self.bring_up(interface, config).await?,
+            None => self.take_down().await?,
+        }
+        self.verify(config).await
+    }
+
+    async fn bring_up(
+        &mut self,
+        interface: &Interface,
+        config: &HostConfig,
+    ) -> Result<(), HostError> {
+        // An interface without a filter would be open; an empty filter lets nothing through.
+        let closed = Filter::default();
+        let filter = config.filter.as_ref().unwrap_or(&closed);
+        nftables::replace(filter, &self.settings.interface).await?;
+        forward(filter)?;
+        let index = self.ensure_plane(interface.mtu).await?;
+        let addresses = routing::wanted_addresses(interface, self.ipv6);
+        // IPv6 addresses need the MTU first: below 1280 the kernel takes IPv6 off the interface.
+        self.netlink.set_up(index, interface.mtu, ALIAS).await?;
+        routing::set_addresses(&self.netlink, index, &addresses).await?;
+        if let Some(plane) = &self.plane {
+            plane
+                .dataplane
+                .apply(plane::snapshot(config))
+                .map_err(HostError::Snapshot)?;
+        }
+        routing::set_rules(&self.netlink, true, self.ipv6).await?;
+        let routes = routing::wanted_routes(config, index, self.ipv6);
+        Ok(routing::set_routes(&self.netlink, &routes).await?)
+    }
+
+    async fn take_down(&mut self) -> Result<(), HostError> {
+        routing::set_routes(&self.netlink, &Default::default()).await?;
+        routing::set_rules(&self.netlink, false, self.ipv6).await?;
+        self.stop_plane();
+        Ok(nftables::remove().await?)
+    }
+
+    /// The running data plane's interface, if it is as wanted; otherwise a new one.
+    async fn ensure_plane(&mut self, mtu: u16) -> Result<u32, HostError> {
+        match &self.plane {
+            Some(plane) if plane.mtu == mtu && !plane.dataplane.tun_lost() => {
+                return Ok(plane.index);
+            }
+            Some(_) => self.stop_plane(),
+            None => {}
+        }
+        let name = &self.settings.interface;
+        let tun = tun::open(name).map_err(|source| HostError::Tun {
+            name: name.clone(),
+            source,
+        })?;
+        sysctl::prepare_interface(name, self.ipv6)?;
+        let link = self.netlink.link(name).await?;
+        let link = link.ok_or_else(|| HostError::ReadBack(format!("no interface {name}")))?;
+        let dataplane = Dataplane::start(Settings {
+            tun,
+            private_key: self.settings.private_key.expose().into(),
+            listen: self.settings.wireguard_port,
+            fwmark: netlink::FWMARK,
+            mtu,
+        })
+        .map_err(HostError::Start)?;
+        info!(interface = %name, port = dataplane.port(), mtu, "data plane started");
+        self.index.store(link.index, Ordering::Relaxed);
+        self.plane = Some(Plane {
+            dataplane,
+            index: link.index,
+            mtu,
+        });
+        Ok(link.index)
+    }
+
+    fn stop_plane(&mut self) {
+        if let Some(plane) = self.plane.take() {
+            // Joins threads that wake at least every 250 ms; the caller has nothing else to do meanwhile.
+            plane.dataplane.stop();
+            info!(interface = %self.settings.interface, "data plane stopped");
+        }
+        self.index.store(0, Ordering::Relaxed);
+    }
+
+    /// Reads back what [`Host::change_to`] made.
+    async fn verify(&self, config: &HostConfig) -> Result<(), HostError> {
+        let name = &self.settings.interface;
+        let shown = |what: String| Err(HostError::ReadBack(what));
+        let link = self.netlink.link(name).await?;
+        let index = link.as_ref().map_or(0, |link| link.index);
+        match (&config.interface, link) {
+            (None, None) => {}
+            (None, Some(_)) => return shown(format!("an interface {name} that must not be")),
+            (Some(_), None) => return shown(format!("no interface {name}")),
+            (Some(wanted), Some(link)) => {
+                if !link.up || link.mtu != u32::from(wanted.mtu) {
+                    return shown(format!("{name} with MTU {}, up: {}", link.mtu, link.up));
+                }
+                let present = routing::addresses_of(&self.netlink, index).await?;
+                let present = present.into_iter().map(|a| a.address).collect();
+                if routing::wanted_addresses(wanted, self.ipv6) != present {
+                    return shown(format!("{name} with the addresses {present:?}"));
+                }
+            }
+        }
+        let present = config.interface.is_some();
+        let routes = match present {
+            true => routing::wanted_routes(config, index, self.ipv6),
+            false => Default::default(),
+        };
+        routing::verify(&self.netlink, &routes, present, self.ipv6).await?;
+        match (nftables::exists().await?, present) {
+            (true, false) => shown(format!(
+                "an nftables table {} that must not be",
+                nftables::TABLE
+            )),
+            (false, true) => shown(format!("no nftables table {}", nftables::TABLE)),
+            (true, true) | (false, false) => Ok(()),
+        }
+    }
+
+    /// A TUN interface goes with its process, so one with our name is somebody else's, or that process is just dying.
+    async fn remove_stale_interface(&self) -> Result<(), HostError> {
+        let name = &self.settings.interface;
+        for _ in 0..DYING_TRIES {
+            let Some(link) = self.netlink.link(name).await? else {
+                return Ok(());
+            };
+            if link.alias.as_deref() == Some(ALIAS) && !link.carrier {
+                warn!(interface = %name, "removing the interface that an earlier run left");
+                return Ok(self.netlink.delete_link(&link).await?);
+            }
+            sleep(DYING_PAUSE).await;
+        }
+        Err(HostError::InterfaceTaken { name: name.clone() })
+    }
+}
+
+/// A node that routes a LAN forwards; one without does not become a router by joining.
+fn forward(filter: &Filter) -> Result<(), HostError> {
+    let prefixes = filter.own_prefixes.iter().map(|p| p.addr());
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = prefixes
+        .chain(filter.inbound.iter().map(|r| r.destination.addr()))
+        .partition(IpAddr::is_ipv4);
+    if !v4.is_empty() {
+        sysctl::forward_v4()?;
+    }
+    if !v6.is_empty() {
+        sysctl::forward_v6()?;
+    }
+    Ok(())
+}
+
+/// Tells our interface from others of the same name.
+const ALIAS: &str = "pnsbox";
+/// A killed process gives its interface back within milliseconds.
+const DYING_TRIES: u32 = 10;
+const DYING_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,84 @@
+//! What can go wrong when the host is changed.
+
+use std::io;
+
+use pnsbox_dataplane::tun::TunError;
+use pnsbox_dataplane::{SnapshotError, StartError};
+
+use super::netlink::NetlinkError;
+use super::nftables::NftError;
+use super::sysctl::SysctlError;
+
+/// Why the host is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The process may not change the network.
+    #[error(
+        "the agent may not change the network: run it as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN"
+    )]
+    NoNetAdmin(#[source] io::Error),
+    /// There is no TUN device.
+    #[error(
+        "/dev/net/tun cannot be opened: load the kernel module (modprobe tun); \
+         in a container, give it the device"
+    )]
+    NoTun(#[source] io::Error),
+    /// The name is taken.
+    #[error(
+        "interface {name} exists and is not this agent's: stop the program that made it, \
+         or choose another name with interface in [wireguard]"
+    )]
+    InterfaceTaken {
+        /// The name.
+        name: String,
+    },
+    /// The interface could not be made.
+    #[error("interface {name} cannot be made")]
+    Tun {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: TunError,
+    },
+    /// The data plane did not start.
+    #[error("the data plane did not start")]
+    Start(#[source] StartError),
+    /// The data plane refused its peers.
+    #[error("the data plane refused its peers")]
+    Snapshot(#[source] SnapshotError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The packet filter.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// A kernel switch.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The kernel took everything and shows something else.
+    #[error("the host was told, and then shows {0}")]
+    ReadBack(String),
+    /// A change failed, and so did the way back.
+    #[error("{change}; and what was before did not come back: {back}")]
+    NotRestored {
+        /// Why the change failed, with its causes.
+        change: String,
+        /// Why the way back failed, with its causes.
+        back: String,
+    },
+}
+
+impl HostError {
+    /// The message with its causes, for where it ends up inside another.
+    pub(super) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}

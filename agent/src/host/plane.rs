@@ -1,0 +1,102 @@
+//! A [`HostConfig`] in the data plane's words.
+
+use std::time::Duration;
+
+use pnsbox_agent_core::host::{HostConfig, Tunnel, TunnelPath};
+use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, RelayChannel, Snapshot};
+
+/// What the data plane is told.
+pub(super) fn snapshot(config: &HostConfig) -> Snapshot {
+    let relays = config.relays.iter().map(|relay| RelayChannel {
+        channel: relay.channel,
+        members: relay.members.map(|member| member.0),
+    });
+    Snapshot {
+        peers: config.tunnels.iter().map(peer).collect(),
+        relays: relays.collect(),
+    }
+}
+
+fn peer(tunnel: &Tunnel) -> PeerConfig {
+    PeerConfig {
+        public_key: tunnel.key.0,
+        allowed_prefixes: tunnel.allowed_prefixes.clone(),
+        path: match tunnel.path {
+            TunnelPath::Passive => PathConfig::Passive,
+            TunnelPath::Direct(endpoint) => PathConfig::Direct(endpoint),
+            TunnelPath::Relay { via, channel } => PathConfig::Relay {
+                via: via.0,
+                channel,
+            },
+        },
+        persistent_keepalive: tunnel.keepalive.then_some(KEEPALIVE),
+    }
+}
+
+/// The interval that WireGuard's own documentation gives for NAT: below the 30 s of impatient ones.
+const KEEPALIVE: Duration = Duration::from_secs(25);
+
+#[cfg(test)]
+mod tests {
+    use pnsbox_agent_core::host::Relay;
+    use pnsbox_proto::key::WireguardKey;
+
+    use super::*;
+
+    #[test]
+    fn every_path_and_relay_is_said() {
+        let key = |n| WireguardKey([n; 32]);
+        let tunnel = |n, path, keepalive| Tunnel {
+            key: key(n),
+            allowed_prefixes: vec!["10.44.1.0/24".parse().unwrap()],
+            path,
+            keepalive,
+        };
+        let endpoint = "203.0.113.30:51820".parse().unwrap();
+        let snapshot = snapshot(&HostConfig {
+            tunnels: vec![
+                tunnel(1, TunnelPath::Passive, false),
+                tunnel(2, TunnelPath::Direct(endpoint), true),
+                tunnel(
+                    3,
+                    TunnelPath::Relay {
+                        via: key(2),
+                        channel: 7,
+                    },
+                    false,
+                ),
+            ],
+            relays: vec![Relay {
+                channel: 9,
+                members: [key(1), key(2)],
+            }],
+            ..HostConfig::default()
+        });
+        let paths: Vec<_> = snapshot
+            .peers
+            .iter()
+            .map(|p| (p.path.clone(), p.persistent_keepalive))
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                (PathConfig::Passive, None),
+                (PathConfig::Direct(endpoint), Some(Duration::from_secs(25))),
+                (
+                    PathConfig::Relay {
+                        via: [2; 32],
+                        channel: 7
+                    },
+                    None
+                ),
+            ]
+        );
+        assert_eq!(
+            snapshot.relays,
+            [RelayChannel {
+                channel: 9,
+                members: [[1; 32], [2; 32]]
+            }]
+        );
+    }
+}

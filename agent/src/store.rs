@@ -1,0 +1,202 @@
+//! What an agent knows after a reboot: one file, replaced atomically and durably. What is in it, the core decides.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use pnsbox_agent_core::event::SavedState;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+/// Name of the file in the state directory.
+pub const STATE_FILE: &str = "state.json";
+
+/// Why the state was not read or not written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system refused.
+    #[error("{} cannot be {what}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// `read` or `written`.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what [`save`] writes.
+    #[error(
+        "{} is damaged: restore it from a backup, or remove it and join again",
+        path.display()
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Where and how.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Written by another version of the software.
+    #[error(
+        "{} has schema '{found}', this agent reads '{SCHEMA}': run the version that wrote it, or remove it and join again",
+        path.display()
+    )]
+    Schema {
+        /// Which.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+}
+
+/// Reads what was saved; `None` if nothing ever was.
+pub fn load(state_dir: &Path) -> Result<Option<SavedState>, StoreError> {
+    let path = state_dir.join(STATE_FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(StoreError::File {
+                path,
+                what: "read",
+                source,
+            });
+        }
+    };
+    // The schema first: a newer file should be called newer, not damaged.
+    let damaged = |source| StoreError::Damaged {
+        path: path.clone(),
+        source,
+    };
+    let Schema { schema } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if schema != SCHEMA {
+        return Err(StoreError::Schema {
+            path,
+            found: schema,
+        });
+    }
+    let saved: Saved = serde_json::from_slice(&bytes).map_err(damaged)?;
+    Ok(Some(saved.state))
+}
+
+/// Puts `state` in place of what was there. After it returns, a power cut does not lose it;
+/// if it fails, what was there is still there.
+pub fn save(state_dir: &Path, state: &SavedState) -> Result<(), StoreError> {
+    let path = state_dir.join(STATE_FILE);
+    replace(&path, &encode(state)).map_err(|source| StoreError::File {
+        path,
+        what: "written",
+        source,
+    })
+}
+
+/// Makes the names in `dir` durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn encode(state: &SavedState) -> Vec<u8> {
+    let saved = SavedRef {
+        schema: SCHEMA,
+        state,
+    };
+    serde_json::to_vec_pretty(&saved).expect("saved states are plain structs with string keys")
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
+    let mut file = NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
+    sync_dir(dir)
+}
+
+/// 1 (2026-11): first.
+const SCHEMA: &str = "pnsbox.state/1";
+
+#[derive(Deserialize)]
+struct Schema {
+    schema: String,
+}
+
+#[derive(Deserialize)]
+struct Saved {
+    state: SavedState,
+}
+
+#[derive(Serialize)]
+struct SavedRef<'a> {
+    schema: &'static str,
+    state: &'a SavedState,
+}
+
+#[cfg(test)]
+mod tests {
+    use pnsbox_agent_core::event::Joined;
+    use pnsbox_proto::key::IdentityKey;
+
+    use super::*;
+
+    #[test]
+    fn what_was_saved_last_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load(dir.path()).unwrap(), None);
+        save(dir.path(), &state(1)).unwrap();
+        save(dir.path(), &state(2)).unwrap();
+        assert_eq!(load(dir.path()).unwrap(), Some(state(2)));
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no temporary file stays"
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &state(1)).unwrap();
+        let path = dir.path().join(STATE_FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let half = &whole[..whole.len() / 2];
+        for bad in [&b""[..], half, b"{}", b"{\"schema\":\"pnsbox.state/1\"}"] {
+            std::fs::write(&path, bad).unwrap();
+            let error = load(dir.path()).unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            assert!(error.to_string().contains("state.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_called_so() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join(STATE_FILE),
+            "{\"schema\":\"pnsbox.state/2\",\"state\":7}",
+        )
+        .unwrap();
+        let error = load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("pnsbox.state/2"), "{error}");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("gone");
+        let error = save(&gone, &state(1)).unwrap_err().to_string();
+        assert!(error.contains("gone/state.json"), "{error}");
+    }
+
+    fn state(seed: u8) -> SavedState {
+        SavedState {
+            joined: Joined {
+                network: "pns".parse().unwrap(),
+                node: "kab-demak/gw1".parse().unwrap(),
+            },
+            root: IdentityKey([seed; 32]),
+            controllers: vec!["203.0.113.10:443".parse().unwrap()],
+            view: None,
+        }
+    }
+}
