@@ -1,0 +1,171 @@
+//! A box joins: token, keys, prefixes, address, and everybody's new view, in one transaction.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use pnsbox_proto::id::NodeName;
+use pnsbox_proto::key::IdentityKey;
+use pnsbox_proto::message::{JoinRefusal, JoinRequest, ToAgent};
+use tracing::{info, warn};
+
+use super::{Controller, Now, Output};
+use crate::image::Deed;
+use crate::plan::{self, address};
+use crate::registry::{Node, Registry, Spent, TokenUse, prefix};
+use crate::session::SessionId;
+
+/// Prefixes that one box may claim: a router with more LANs than this has aggregates.
+const MAX_CLAIMS: usize = 64;
+
+/// Refused requests after which a session ends: an admin who mistypes dials again.
+const MAX_REFUSALS: u32 = 8;
+
+impl Controller {
+    pub(super) fn join(&mut self, id: SessionId, request: &JoinRequest, now: Now) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let key = session.key;
+        match self.try_join(key, request, now) {
+            Ok((node, touched)) => {
+                self.counters.joined += 1;
+                let network = &self.image.registry.network;
+                let message = ToAgent::Joined {
+                    network: network.name.clone(),
+                    node: node.clone(),
+                    controllers: network.addresses.clone(),
+                };
+                self.outputs.push_back(Output::Send {
+                    session: id,
+                    message: Box::new(message),
+                });
+                self.occupy(id, node.clone(), now);
+                let others: BTreeSet<NodeName> = touched.into_iter().chain([node]).collect();
+                self.push(&others, now);
+            }
+            Err(reason) => {
+                warn!(session = id, %reason, "a box was not admitted");
+                self.counters.refused_join(&reason);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.refusals += 1;
+                    if session.refusals > MAX_REFUSALS {
+                        self.close(id, "too many refused requests to join", now);
+                        return;
+                    }
+                }
+                let message = Box::new(ToAgent::JoinRefused { reason });
+                self.outputs.push_back(Output::Send {
+                    session: id,
+                    message,
+                });
+            }
+        }
+    }
+
+    /// The node that the key now is, and whose views changed.
+    fn try_join(
+        &mut self,
+        key: IdentityKey,
+        request: &JoinRequest,
+        now: Now,
+    ) -> Result<(NodeName, Vec<NodeName>), JoinRefusal> {
+        let registry = &self.image.registry;
+        let digest = request.token.digest();
+        let name = match registry.judge_token(digest, &key, now.wall)? {
+            TokenUse::Again(node) => return Ok((node, Vec::new())),
+            TokenUse::Good(node) => node,
+        };
+        let claimed =
+            judge_request(registry, request).map_err(|reason| JoinRefusal::Invalid { reason })?;
+        let taken = registry
+            .nodes
+            .values()
+            .map(|node| node.overlay_v4)
+            .collect();
+        let overlay_v4 =
+            address::next_v4(registry.network.pool, &taken).ok_or(JoinRefusal::PoolExhausted)?;
+        let node = Node {
+            identity: key,
+            wireguard: request.wireguard,
+            overlay_v4,
+            public_endpoint: request.public_endpoint,
+            claimed,
+            active: Vec::new(),
+            joined: now.wall,
+            order: registry.next_order(),
+        };
+        let mut draft = self.image.draft();
+        draft.registry.nodes.insert(name.clone(), node);
+        if let Some(invitation) = draft.registry.invitations.get_mut(&digest) {
+            invitation.spent = Some(Spent {
+                by: key,
+                when: now.wall,
+            });
+        }
+        draft.registry.forget_old_invitations(now.wall);
+        let scope = plan::touched_by_join(&draft.registry, &draft.policy, &name);
+        let who = format!("node {name}");
+        let what = format!("join with key {} at {overlay_v4}", key.fingerprint());
+        let deed = Deed {
+            who: &who,
+            what: &what,
+            when: now.wall,
+        };
+        let touched = self.image.commit(draft, Some(&scope), deed, &self.key);
+        info!(node = %name, %overlay_v4, views = touched.len(), "joined");
+        Ok((name, touched))
+    }
+}
+
+/// The claimed prefixes, or what is wrong with the request.
+fn judge_request(registry: &Registry, request: &JoinRequest) -> Result<Vec<IpNet>, String> {
+    if request.wireguard.0 == [0; 32] {
+        return Err("the WireGuard key is all zero".to_owned());
+    }
+    if let Some((other, _)) = registry
+        .nodes
+        .iter()
+        .find(|(_, node)| node.wireguard == request.wireguard)
+    {
+        return Err(format!(
+            "the WireGuard key is already that of {other}; make this box a key of its own"
+        ));
+    }
+    if let Some(endpoint) = request.public_endpoint {
+        judge_endpoint(registry, endpoint)?;
+    }
+    if request.prefixes.len() > MAX_CLAIMS {
+        let count = request.prefixes.len();
+        return Err(format!(
+            "{count} prefixes are claimed, at most {MAX_CLAIMS} may be; name aggregates with --lan"
+        ));
+    }
+    let claimed: BTreeSet<IpNet> = request.prefixes.iter().map(IpNet::trunc).collect();
+    let pool = registry.network.pool;
+    for prefix in &claimed {
+        if let Some(rule) = prefix::never_a_lan(prefix) {
+            return Err(format!("--lan {prefix}: {rule}"));
+        }
+        if prefix::overlaps_pool(pool, prefix) {
+            return Err(format!(
+                "--lan {prefix} overlaps the network's overlay pool {pool}; name only LANs outside it, or use --no-lan"
+            ));
+        }
+    }
+    Ok(claimed.into_iter().collect())
+}
+
+fn judge_endpoint(registry: &Registry, endpoint: SocketAddr) -> Result<(), String> {
+    let ip = endpoint.ip();
+    if endpoint.port() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+        return Err(format!(
+            "--public {endpoint}: must be an address and port that other members can dial"
+        ));
+    }
+    let same = |node: &Node| node.public_endpoint == Some(endpoint);
+    match registry.nodes.iter().find(|(_, node)| same(node)) {
+        Some((other, _)) => Err(format!("--public {endpoint}: is already that of {other}")),
+        None => Ok(()),
+    }
+}

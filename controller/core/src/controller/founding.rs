@@ -1,0 +1,148 @@
+//! The beginning of a network: what `init` may be told, and the first entries of the store.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ed25519_dalek::SigningKey;
+use ipnet::{IpNet, Ipv4Net};
+use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::NetworkName;
+use pnsbox_proto::key::IdentityKey;
+use pnsbox_proto::time::UnixTime;
+
+use crate::image::{Deed, Image};
+use crate::registry::Network;
+use crate::store::Transaction;
+
+/// What the operator chose.
+#[derive(Debug, Clone)]
+pub struct Founding {
+    /// The network's name.
+    pub name: NetworkName,
+    /// Where controllers listen, as agents reach them.
+    pub addresses: Vec<SocketAddr>,
+    /// Overlay IPv4 addresses.
+    pub pool: Ipv4Net,
+}
+
+/// Ranges that a pool may lie in: RFC 1918, and the shared space of RFC 6598.
+const POOL_RANGES: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+];
+
+impl Founding {
+    /// Every mistake in it.
+    pub fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let pool = self.pool;
+        if pool.trunc() != pool {
+            mistakes.push(format!(
+                "--pool {pool}: has host bits; did you mean {}?",
+                pool.trunc()
+            ));
+        }
+        if pool.prefix_len() > 24 {
+            mistakes.push(format!(
+                "--pool {pool}: must hold at least 256 addresses (/24 or wider)"
+            ));
+        }
+        let range = |(address, length)| {
+            Ipv4Net::new(address, length).is_ok_and(|range| range.contains(&pool))
+        };
+        if !POOL_RANGES.into_iter().any(range) {
+            mistakes.push(format!(
+                "--pool {pool}: must lie in 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"
+            ));
+        }
+        if self.addresses.is_empty() {
+            mistakes.push(
+                "--address: at least one is needed, as agents reach the controller".to_owned(),
+            );
+        }
+        for address in &self.addresses {
+            let ip = address.ip();
+            if ip.is_unspecified() || ip.is_multicast() || address.port() == 0 {
+                mistakes.push(format!(
+                    "--address {address}: must be an address and port that agents can dial"
+                ));
+            }
+            if IpNet::V4(pool).contains(&ip) {
+                mistakes.push(format!(
+                    "--address {address}: lies in the pool {pool}; choose another --pool"
+                ));
+            }
+        }
+        mistakes
+    }
+
+    /// The first entries of the store. The root certifies the controller's key, and is not needed again.
+    pub fn transaction(
+        &self,
+        root: &SigningKey,
+        controller: &SigningKey,
+        who: &str,
+        now: UnixTime,
+    ) -> Transaction {
+        let public = |key: &SigningKey| IdentityKey(key.verifying_key().to_bytes());
+        let certificate = ControllerCertificate {
+            network: self.name.clone(),
+            controller: public(controller),
+            issued: now,
+        };
+        let network = Network {
+            name: self.name.clone(),
+            root: public(root),
+            controller: public(controller),
+            certificate: Envelope::sign(&certificate, root),
+            addresses: self.addresses.clone(),
+            pool: self.pool,
+            created: now,
+        };
+        let what = format!("init network {} with pool {}", self.name, self.pool);
+        Image::found(
+            network,
+            Deed {
+                who,
+                what: &what,
+                when: now,
+            },
+        )
+        .take_transaction()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn founding(pool: &str, address: &str) -> Founding {
+        Founding {
+            name: "pns".parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
+            pool: pool.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_pool_is_private_and_large_enough_and_apart_from_the_controller() {
+        assert_eq!(
+            founding("100.127.0.0/16", "203.0.113.10:443").mistakes(),
+            Vec::<String>::new()
+        );
+        for (pool, address, word) in [
+            ("100.127.0.0/25", "203.0.113.10:443", "256"),
+            ("203.0.112.0/24", "198.51.100.1:443", "must lie in"),
+            ("0.0.0.0/0", "198.51.100.1:443", "must lie in"),
+            ("100.127.3.0/16", "203.0.113.10:443", "100.127.0.0/16"),
+            ("10.8.0.0/16", "10.8.0.1:443", "another --pool"),
+            ("100.127.0.0/16", "0.0.0.0:443", "can dial"),
+            ("100.127.0.0/16", "203.0.113.10:0", "can dial"),
+        ] {
+            let mistakes = founding(pool, address).mistakes().join("\n");
+            assert!(mistakes.contains(word), "{pool} {address}: {mistakes}");
+        }
+    }
+}

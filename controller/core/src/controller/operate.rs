@@ -1,0 +1,300 @@
+//! What an operator asks: agencies, invitations, policy, the fleet.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use pnsbox_proto::anchor::Anchor;
+use pnsbox_proto::id::{AgencyName, NodeName};
+use pnsbox_proto::message::Token;
+use serde_json::Value;
+
+use super::{Controller, Now};
+use crate::difference::{Difference, difference};
+use crate::fleet;
+use crate::image::{Deed, Draft};
+use crate::operator::{AgencyLine, Answer, Refusal, Request};
+use crate::plan;
+use crate::policy;
+use crate::registry::{Agency, Invitation, Network, Registry, prefix};
+
+/// Longest life of a token: an anchor in a forgotten mail must not be good for ever.
+const MAX_INVITATION: Duration = Duration::from_secs(90 * 24 * 3600);
+
+impl Controller {
+    /// Answers an operator. `who` stands in the audit; `random` makes a token, if one is made.
+    pub fn handle_request(
+        &mut self,
+        request: Request,
+        who: &str,
+        now: Now,
+        random: [u8; 16],
+    ) -> Result<Answer, Refusal> {
+        match request {
+            Request::AgencyAdd {
+                name,
+                prefixes,
+                class,
+                region,
+            } => {
+                let agency = Agency {
+                    prefixes,
+                    class,
+                    region,
+                    added: now.wall,
+                };
+                self.add_agency(name, agency, who, now)
+            }
+            Request::AgencyList => Ok(Answer::Agencies {
+                agencies: self
+                    .image
+                    .registry
+                    .agencies
+                    .keys()
+                    .filter_map(|name| self.agency_line(name))
+                    .collect(),
+            }),
+            Request::Invite {
+                agency,
+                node,
+                expires_in_s,
+            } => self.invite(
+                agency,
+                &node,
+                Duration::from_secs(expires_in_s),
+                who,
+                now,
+                Token(random),
+            ),
+            Request::Plan { policy } => {
+                let (difference, _) = self.difference(&policy)?;
+                Ok(Answer::Difference {
+                    difference: Box::new(difference),
+                    applied: false,
+                })
+            }
+            Request::Apply { policy } => self.apply(&policy, who, now),
+            Request::Status => Ok(Answer::Status {
+                fleet: Box::new(fleet::status(
+                    &self.image,
+                    &self.live,
+                    now.wall,
+                    self.serving,
+                )),
+            }),
+        }
+    }
+
+    fn add_agency(
+        &mut self,
+        name: AgencyName,
+        mut agency: Agency,
+        who: &str,
+        now: Now,
+    ) -> Result<Answer, Refusal> {
+        let registry = &self.image.registry;
+        if let Some(line) = self.agency_line(&name) {
+            return Err(Refusal::because(format!(
+                "agency {name} is already registered, with {}; choose another name",
+                list(&line.prefixes)
+            )));
+        }
+        agency.prefixes.sort();
+        agency.prefixes.dedup();
+        let wrong: Vec<String> = agency
+            .prefixes
+            .iter()
+            .filter_map(|prefix| judge_prefix(registry, prefix))
+            .collect();
+        if !wrong.is_empty() {
+            return Err(Refusal::because(wrong.join("\n")));
+        }
+        let mut draft = self.image.draft();
+        let what = format!("agency add {name} {}", list(&agency.prefixes));
+        draft.registry.agencies.insert(name.clone(), agency);
+        self.image.commit(
+            draft,
+            Some(&BTreeSet::new()),
+            Deed {
+                who,
+                what: &what,
+                when: now.wall,
+            },
+            &self.key,
+        );
+        let agency = self
+            .agency_line(&name)
+            .ok_or_else(|| Refusal::because(format!("agency {name} was not added")))?;
+        Ok(Answer::AgencyAdded { agency })
+    }
+
+    fn agency_line(&self, name: &AgencyName) -> Option<AgencyLine> {
+        let agency = self.image.registry.agencies.get(name)?;
+        Some(AgencyLine {
+            name: name.clone(),
+            prefixes: agency.prefixes.clone(),
+            class: agency.class.clone(),
+            region: agency.region.clone(),
+            nodes: self
+                .image
+                .registry
+                .nodes_of(name)
+                .map(|(node, _)| node.clone())
+                .collect(),
+        })
+    }
+
+    fn invite(
+        &mut self,
+        agency: AgencyName,
+        node: &str,
+        expires_in: Duration,
+        who: &str,
+        now: Now,
+        token: Token,
+    ) -> Result<Answer, Refusal> {
+        let registry = &self.image.registry;
+        if !registry.agencies.contains_key(&agency) {
+            return Err(Refusal::because(format!(
+                "agency {agency} is not registered; add it first: pnsbox-controller agency add {agency} --prefix PREFIX"
+            )));
+        }
+        let name =
+            NodeName::new(&agency, node).map_err(|error| Refusal::because(error.to_string()))?;
+        if registry.nodes.contains_key(&name) {
+            return Err(Refusal::because(format!(
+                "{name} has already joined; for another box of {agency} choose another name with --node, for example --node gw2"
+            )));
+        }
+        if expires_in.is_zero() || expires_in > MAX_INVITATION {
+            return Err(Refusal::because(
+                "--expires: must be from 1s to 90d".to_owned(),
+            ));
+        }
+        let expires = now.wall.plus(expires_in);
+        let mut draft = self.image.draft();
+        let invitations = &mut draft.registry.invitations;
+        let before = invitations.len();
+        // An anchor that nobody used is withdrawn: one node, one good anchor.
+        invitations.retain(|_, other| {
+            other.node != name || other.spent.is_some() || other.expires <= now.wall
+        });
+        let replaced = invitations.len() < before;
+        invitations.insert(
+            token.digest(),
+            Invitation {
+                node: name.clone(),
+                expires,
+                spent: None,
+            },
+        );
+        draft.registry.forget_old_invitations(now.wall);
+        let what = format!("invite {name} until {expires}");
+        self.image.commit(
+            draft,
+            Some(&BTreeSet::new()),
+            Deed {
+                who,
+                what: &what,
+                when: now.wall,
+            },
+            &self.key,
+        );
+        let Network {
+            name: network,
+            addresses,
+            root,
+            ..
+        } = self.image.registry.network.clone();
+        let anchor = Anchor {
+            network,
+            node: name.clone(),
+            controllers: addresses,
+            root: root.fingerprint(),
+            token,
+            expires,
+        };
+        Ok(Answer::Invited {
+            anchor: anchor.to_string(),
+            node: name,
+            expires,
+            replaced,
+        })
+    }
+
+    fn apply(&mut self, file: &Value, who: &str, now: Now) -> Result<Answer, Refusal> {
+        let (difference, draft) = self.difference(file)?;
+        let what = format!("apply policy: {}", difference.changes.join("; "));
+        let touched = self.image.commit(
+            draft,
+            None,
+            Deed {
+                who,
+                what: &what,
+                when: now.wall,
+            },
+            &self.key,
+        );
+        self.push(&touched.into_iter().collect(), now);
+        Ok(Answer::Difference {
+            difference: Box::new(difference),
+            applied: true,
+        })
+    }
+
+    fn difference(&self, file: &Value) -> Result<(Difference, Draft), Refusal> {
+        let parsed = policy::parse(file, &self.image.registry)
+            .map_err(|mistakes| Refusal::Mistakes { mistakes })?;
+        let mut draft = self.image.draft();
+        draft.policy = parsed.policy;
+        plan::allocate(&mut draft.registry, &draft.policy);
+        Ok((difference(&self.image, &draft, parsed.warnings), draft))
+    }
+}
+
+/// Why an agency cannot have `prefix`, if so.
+fn judge_prefix(registry: &Registry, prefix: &IpNet) -> Option<String> {
+    let pool = registry.network.pool;
+    if prefix.trunc() != *prefix {
+        return Some(format!(
+            "--prefix {prefix}: has host bits; did you mean {}?",
+            prefix.trunc()
+        ));
+    }
+    if let Some(rule) = prefix::never_a_lan(prefix) {
+        return Some(format!("--prefix {prefix}: {rule}"));
+    }
+    if prefix::overlaps_pool(pool, prefix) {
+        return Some(format!(
+            "--prefix {prefix}: overlaps the overlay pool {pool}"
+        ));
+    }
+    if let Some(address) = registry
+        .network
+        .addresses
+        .iter()
+        .find(|address| prefix.contains(&address.ip()))
+    {
+        return Some(format!(
+            "--prefix {prefix}: contains the controller's address {address}, which must stay reachable"
+        ));
+    }
+    registry.agencies.iter().find_map(|(other, agency)| {
+        let held = agency
+            .prefixes
+            .iter()
+            .find(|held| prefix::overlap(held, prefix))?;
+        Some(format!(
+            "--prefix {prefix}: overlaps {held}, which is registered for {other}"
+        ))
+    })
+}
+
+fn list(prefixes: &[IpNet]) -> String {
+    let texts: Vec<String> = prefixes.iter().map(IpNet::to_string).collect();
+    if texts.is_empty() {
+        "no prefixes".to_owned()
+    } else {
+        texts.join(", ")
+    }
+}

@@ -1,0 +1,339 @@
+//! All that is stored, in memory, and the changes of it that are not on disk yet.
+//!
+//! It reads and writes keys; what a change should be is decided by its callers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ed25519_dalek::SigningKey;
+use pnsbox_proto::id::NodeName;
+use pnsbox_proto::key::Digest;
+use pnsbox_proto::time::UnixTime;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::audit;
+use crate::plan;
+use crate::policy::Policy;
+use crate::registry::{Network, Registry};
+use crate::store::{Entry, Transaction};
+use crate::view::{self, Author, Held, NodeView, TextRecord};
+
+/// What is remembered of an agent between its sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentState {
+    /// The view that it acknowledged last.
+    pub held: Option<Held>,
+    /// A later view that it refused.
+    pub refused: Option<Refused>,
+    /// End of its last session, if it ended while the controller ran.
+    pub last_seen: Option<UnixTime>,
+}
+
+/// A view that an agent refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its version.
+    pub version: u64,
+    /// The agent's reason.
+    pub reason: String,
+}
+
+/// Who is changing something, what, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Deed<'a> {
+    /// For example `uid 0`.
+    pub who: &'a str,
+    /// In words.
+    pub what: &'a str,
+    /// When.
+    pub when: UnixTime,
+}
+
+/// Registry and policy as they are to be.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The registry.
+    pub registry: Registry,
+    /// The policy.
+    pub policy: Policy,
+}
+
+/// Why what is stored cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Nothing is stored.
+    #[error(
+        "there is no network here; make one with: pnsbox-controller init --network NAME --address ADDR:PORT"
+    )]
+    NoNetwork,
+    /// A value is not what its key says.
+    #[error("the store's entry {key} cannot be read")]
+    Unreadable {
+        /// Which.
+        key: String,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A key that this version does not know.
+    #[error(
+        "the store has an entry {key} that this version does not know; it was written by a newer pnsbox-controller"
+    )]
+    Unknown {
+        /// Which.
+        key: String,
+    },
+}
+
+/// All that is stored.
+#[derive(Debug)]
+pub struct Image {
+    /// Who is in the network.
+    pub registry: Registry,
+    /// What the operator allows.
+    pub policy: Policy,
+    /// What each node should have.
+    pub views: BTreeMap<NodeName, NodeView>,
+    /// What each agent said last.
+    pub agents: BTreeMap<NodeName, AgentState>,
+    /// Where the audit chain is broken, if it is.
+    pub audit_broken: Option<audit::Broken>,
+    audit: audit::Head,
+    revisions: BTreeMap<String, u64>,
+    pending: Transaction,
+}
+
+impl Image {
+    /// A new network; its first entries are pending.
+    pub fn found(network: Network, deed: Deed<'_>) -> Self {
+        let mut image = Self::empty(network);
+        let network = image.registry.network.clone();
+        image.put("network".to_owned(), &network);
+        image.append_audit(deed);
+        image
+    }
+
+    /// What `entries` say.
+    pub fn load(entries: &[Entry]) -> Result<Self, LoadError> {
+        let network = entries
+            .iter()
+            .find(|entry| entry.key == "network")
+            .ok_or(LoadError::NoNetwork)?;
+        let mut image = Self::empty(parse(
+            "network",
+            network.value.as_deref().unwrap_or_default(),
+        )?);
+        let mut deeds = Vec::new();
+        for entry in entries {
+            if let Some(value) = &entry.value {
+                image.revisions.insert(entry.key.clone(), entry.revision);
+                image.read(&entry.key, value, &mut deeds)?;
+            }
+        }
+        deeds.sort();
+        match audit::verify(deeds.iter().map(|(_, text)| *text)) {
+            Ok(head) => image.audit = head,
+            Err(broken) => {
+                // The chain goes on from its last entry, so that the break stays visible.
+                image.audit_broken = Some(broken);
+                let next = u64::try_from(deeds.len()).unwrap_or(u64::MAX);
+                let last = deeds
+                    .last()
+                    .map_or(audit::EMPTY.digest, |(_, text)| Digest::of(text.as_bytes()));
+                image.audit = audit::Head { next, digest: last };
+            }
+        }
+        Ok(image)
+    }
+
+    /// Registry and policy, to be changed and committed.
+    pub fn draft(&self) -> Draft {
+        Draft {
+            registry: self.registry.clone(),
+            policy: self.policy.clone(),
+        }
+    }
+
+    /// The nodes of `scope` (all, if `None`) whose records `draft` would change, with the new records.
+    pub fn changed_records(
+        &self,
+        draft: &Draft,
+        scope: Option<&BTreeSet<NodeName>>,
+    ) -> BTreeMap<NodeName, Vec<TextRecord>> {
+        let planned = match scope {
+            Some(scope) => plan::plan_for(&draft.registry, &draft.policy, scope),
+            None => plan::plan(&draft.registry, &draft.policy),
+        };
+        let texts = planned
+            .into_iter()
+            .map(|(node, records)| (node, view::texts(&records)));
+        texts
+            .filter(|(node, records)| {
+                self.views
+                    .get(node)
+                    .is_none_or(|view| view.records != *records)
+            })
+            .collect()
+    }
+
+    /// Makes `draft` true: registry, policy, audit and the views that change. Returns whose views did.
+    /// Nothing is written if nothing differs.
+    pub fn commit(
+        &mut self,
+        mut draft: Draft,
+        scope: Option<&BTreeSet<NodeName>>,
+        deed: Deed<'_>,
+        key: &SigningKey,
+    ) -> Vec<NodeName> {
+        plan::allocate(&mut draft.registry, &draft.policy);
+        let changed = self.changed_records(&draft, scope);
+        if draft.registry == self.registry && draft.policy == self.policy && changed.is_empty() {
+            return Vec::new();
+        }
+        let before = std::mem::replace(&mut self.registry, draft.registry.clone());
+        let after = draft.registry;
+        self.put_differences("agency", &before.agencies, &after.agencies);
+        self.put_differences("node", &before.nodes, &after.nodes);
+        self.put_differences("token", &before.invitations, &after.invitations);
+        self.put_differences("channels", &before.channels, &after.channels);
+        if draft.policy != self.policy {
+            self.put("policy".to_owned(), &draft.policy);
+            self.policy = draft.policy;
+        }
+        self.append_audit(deed);
+        let author = Author {
+            network: &after.network.name,
+            key,
+            audit_head: self.audit.digest,
+        };
+        let mut touched = Vec::new();
+        for (node, records) in changed {
+            let view = author.sign(&node, self.views.get(&node), records);
+            self.put(format!("view/{node}"), &view);
+            self.views.insert(node.clone(), view);
+            touched.push(node);
+        }
+        touched
+    }
+
+    /// Changes what is remembered of an agent.
+    pub fn update_agent(&mut self, node: &NodeName, change: impl FnOnce(&mut AgentState)) {
+        let mut state = self.agents.get(node).cloned().unwrap_or_default();
+        change(&mut state);
+        if self.agents.get(node) != Some(&state) {
+            self.put(format!("agent/{node}"), &state);
+            self.agents.insert(node.clone(), state);
+        }
+    }
+
+    /// What must be written before any message leaves.
+    pub fn take_transaction(&mut self) -> Transaction {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// `transaction` is on disk.
+    pub fn committed(&mut self, transaction: &Transaction, revision: u64) {
+        for (key, change) in &transaction.changes {
+            match change.value {
+                Some(_) => self.revisions.insert(key.clone(), revision),
+                None => self.revisions.remove(key),
+            };
+        }
+    }
+
+    fn empty(network: Network) -> Self {
+        Self {
+            registry: Registry::new(network),
+            policy: Policy::default(),
+            views: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            audit_broken: None,
+            audit: audit::EMPTY,
+            revisions: BTreeMap::new(),
+            pending: Transaction::default(),
+        }
+    }
+
+    fn read<'a>(
+        &mut self,
+        key: &'a str,
+        value: &'a str,
+        deeds: &mut Vec<(&'a str, &'a str)>,
+    ) -> Result<(), LoadError> {
+        let (kind, name) = key.split_once('/').unwrap_or((key, ""));
+        let unknown = || LoadError::Unknown {
+            key: key.to_owned(),
+        };
+        let node = || name.parse::<NodeName>().map_err(|_| unknown());
+        match kind {
+            "network" => {}
+            "policy" => self.policy = parse(key, value)?,
+            "agency" => {
+                let agency = name.parse().map_err(|_| unknown())?;
+                self.registry.agencies.insert(agency, parse(key, value)?);
+            }
+            "node" => {
+                self.registry.nodes.insert(node()?, parse(key, value)?);
+            }
+            "token" => {
+                let token = name.parse().map_err(|_| unknown())?;
+                self.registry.invitations.insert(token, parse(key, value)?);
+            }
+            "channels" => {
+                self.registry.channels.insert(node()?, parse(key, value)?);
+            }
+            "view" => {
+                self.views.insert(node()?, parse(key, value)?);
+            }
+            "agent" => {
+                self.agents.insert(node()?, parse(key, value)?);
+            }
+            "audit" => deeds.push((name, value)),
+            _ => return Err(unknown()),
+        }
+        Ok(())
+    }
+
+    fn put_differences<K: Ord + ToString, V: PartialEq + Serialize>(
+        &mut self,
+        kind: &str,
+        before: &BTreeMap<K, V>,
+        after: &BTreeMap<K, V>,
+    ) {
+        for (name, value) in after {
+            if before.get(name) != Some(value) {
+                self.put(format!("{kind}/{}", name.to_string()), value);
+            }
+        }
+        for name in before.keys().filter(|name| !after.contains_key(name)) {
+            let key = format!("{kind}/{}", name.to_string());
+            let expected = self.revision(&key);
+            self.pending.set(key, expected, None);
+        }
+    }
+
+    fn append_audit(&mut self, deed: Deed<'_>) {
+        let (number, text) = self.audit.append(deed.when, deed.who, deed.what);
+        // Ten digits keep the order of keys the order of entries.
+        let key = format!("audit/{number:010}");
+        let expected = self.revision(&key);
+        self.pending.set(key, expected, Some(text));
+    }
+
+    fn put<T: Serialize>(&mut self, key: String, value: &T) {
+        let text = serde_json::to_string(value)
+            .expect("what is stored are plain structs with string keys");
+        let expected = self.revision(&key);
+        self.pending.set(key, expected, Some(text));
+    }
+
+    fn revision(&self, key: &str) -> u64 {
+        self.revisions.get(key).copied().unwrap_or(0)
+    }
+}
+
+fn parse<T: DeserializeOwned>(key: &str, value: &str) -> Result<T, LoadError> {
+    serde_json::from_str(value).map_err(|source| LoadError::Unreadable {
+        key: key.to_owned(),
+        source,
+    })
+}

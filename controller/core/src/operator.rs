@@ -1,0 +1,131 @@
+//! What an operator can ask, and the answers: the words between the commands and the program that owns the state.
+//!
+//! How they are shown is the shell's business.
+
+use ipnet::IpNet;
+use pnsbox_proto::id::{AgencyName, NodeName};
+use pnsbox_proto::time::UnixTime;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::difference::Difference;
+use crate::fleet::FleetStatus;
+use crate::reader::Mistake;
+
+/// A question or a command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    /// Registers an agency.
+    AgencyAdd {
+        /// Its name.
+        name: AgencyName,
+        /// What its nodes may claim.
+        prefixes: Vec<IpNet>,
+        /// For people.
+        class: Option<String>,
+        /// For people.
+        region: Option<String>,
+    },
+    /// Lists agencies.
+    AgencyList,
+    /// Makes an anchor for a new node.
+    Invite {
+        /// Of which agency.
+        agency: AgencyName,
+        /// The node's own label, for example `gw1`.
+        node: String,
+        /// For how long the token is good.
+        expires_in_s: u64,
+    },
+    /// What applying this policy would change.
+    Plan {
+        /// The table of the policy file.
+        policy: Value,
+    },
+    /// Applies this policy.
+    Apply {
+        /// The table of the policy file.
+        policy: Value,
+    },
+    /// The fleet.
+    Status,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// The agency is registered.
+    AgencyAdded {
+        /// As it is listed.
+        agency: AgencyLine,
+    },
+    /// Every agency.
+    Agencies {
+        /// By name.
+        agencies: Vec<AgencyLine>,
+    },
+    /// The invitation.
+    Invited {
+        /// One line; a secret until it is used.
+        anchor: String,
+        /// The node that it makes.
+        node: NodeName,
+        /// When it ends.
+        expires: UnixTime,
+        /// Whether an unused invitation of that node was withdrawn.
+        replaced: bool,
+    },
+    /// What changes, or changed.
+    Difference {
+        /// In words and names.
+        difference: Box<Difference>,
+        /// Whether it is in force now.
+        applied: bool,
+    },
+    /// The fleet.
+    Status {
+        /// What needs attention first.
+        fleet: Box<FleetStatus>,
+    },
+}
+
+/// An agency as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgencyLine {
+    /// Its name.
+    pub name: AgencyName,
+    /// What its nodes may claim.
+    pub prefixes: Vec<IpNet>,
+    /// For people.
+    pub class: Option<String>,
+    /// For people.
+    pub region: Option<String>,
+    /// Its nodes.
+    pub nodes: Vec<NodeName>,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "refusal", rename_all = "snake_case")]
+pub enum Refusal {
+    /// In words.
+    #[error("{message}")]
+    Refused {
+        /// What, which value, what to do.
+        message: String,
+    },
+    /// The policy is wrong.
+    #[error("the policy has {} mistakes", mistakes.len())]
+    Mistakes {
+        /// All of them.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+impl Refusal {
+    pub(crate) fn because(message: String) -> Self {
+        Self::Refused { message }
+    }
+}

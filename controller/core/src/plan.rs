@@ -1,0 +1,216 @@
+//! From registry and policy to what each node must do: pure, and the same each time.
+//!
+//! It makes records, not views: versions and signatures are in [`crate::view`].
+
+pub mod address;
+
+mod access;
+mod mesh;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pnsbox_proto::id::{AgencyName, NodeName};
+use pnsbox_proto::view::{LinkRecord, NodeRecord, PeerPath, PeerRecord, Record, RelayRecord};
+
+use crate::policy::Policy;
+use crate::registry::{Node, Registry, prefix};
+
+/// Decides what outlives a plan: which claims act, and the numbers of relay channels. Call it before [`plan`].
+pub fn allocate(registry: &mut Registry, policy: &Policy) {
+    prefix::settle(registry, policy);
+    mesh::allocate_channels(registry, policy);
+}
+
+/// The records of every node.
+pub fn plan(registry: &Registry, policy: &Policy) -> BTreeMap<NodeName, Vec<Record>> {
+    plan_for(registry, policy, registry.nodes.keys())
+}
+
+/// The records of these nodes.
+pub fn plan_for<'a>(
+    registry: &Registry,
+    policy: &Policy,
+    nodes: impl IntoIterator<Item = &'a NodeName>,
+) -> BTreeMap<NodeName, Vec<Record>> {
+    let nodes = nodes
+        .into_iter()
+        .filter_map(|name| Some((name, registry.nodes.get(name)?)));
+    nodes
+        .map(|(name, node)| {
+            (
+                name.clone(),
+                Planner {
+                    registry,
+                    policy,
+                    name,
+                    node,
+                }
+                .records(),
+            )
+        })
+        .collect()
+}
+
+/// Whose records can differ after `name` joined: its own, those of linked agencies, of relays,
+/// and of nodes whose claims are held back. A node that the policy names as a relay concerns everybody.
+pub fn touched_by_join(
+    registry: &Registry,
+    policy: &Policy,
+    name: &NodeName,
+) -> BTreeSet<NodeName> {
+    if policy.relays.contains(name) {
+        return registry.nodes.keys().cloned().collect();
+    }
+    let mut touched = mesh::linked(registry, policy, name);
+    touched.extend(policy.relays.iter().cloned());
+    let waiting = registry
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.active.len() < node.claimed.len());
+    touched.extend(waiting.map(|(other, _)| other.clone()));
+    touched.insert(name.clone());
+    touched
+}
+
+/// One node's part of the plan.
+struct Planner<'a> {
+    registry: &'a Registry,
+    policy: &'a Policy,
+    name: &'a NodeName,
+    node: &'a Node,
+}
+
+impl Planner<'_> {
+    fn records(&self) -> Vec<Record> {
+        let relay = mesh::relay(self.registry, self.policy);
+        let linked = mesh::linked(self.registry, self.policy, self.name);
+        let mut unreachable = Vec::new();
+        let mut peers = BTreeMap::new();
+        for other in &linked {
+            let Some(node) = self.registry.nodes.get(other) else {
+                continue;
+            };
+            match self.path(other, node, relay) {
+                Some(path) => {
+                    peers.insert(
+                        other.clone(),
+                        self.peer(other, node, node.active.clone(), path),
+                    );
+                }
+                None => unreachable.push(other.clone()),
+            }
+        }
+        let relays_used: BTreeSet<NodeName> = peers
+            .values()
+            .filter_map(|peer| match &peer.path {
+                PeerPath::Relay { relay, .. } => Some(relay.clone()),
+                PeerPath::Direct { .. } | PeerPath::Passive => None,
+            })
+            .collect();
+        let channels = self
+            .registry
+            .channels
+            .get(self.name)
+            .filter(|_| relay == Some(self.name));
+        let served: Vec<RelayRecord> = channels.map_or_else(Vec::new, |channels| {
+            let pairs = channels.by_pair.iter();
+            pairs
+                .map(|(members, channel)| RelayRecord {
+                    channel: *channel,
+                    members: members.clone(),
+                })
+                .collect()
+        });
+        let served_members = served.iter().flat_map(|relay| relay.members.clone());
+        for other in relays_used.into_iter().chain(served_members) {
+            if let Some(node) = self.registry.nodes.get(&other)
+                && !peers.contains_key(&other)
+                && let Some(path) = self.path(&other, node, relay)
+            {
+                peers.insert(other.clone(), self.peer(&other, node, Vec::new(), path));
+            }
+        }
+        let mut records = vec![Record::Node(self.own(unreachable))];
+        records.extend(peers.into_values().map(Record::Peer));
+        records.extend(self.links().map(Record::Link));
+        records.extend(served.into_iter().map(Record::Relay));
+        records.sort_by_key(Record::id);
+        records
+    }
+
+    fn own(&self, unreachable: Vec<NodeName>) -> NodeRecord {
+        let network = &self.registry.network;
+        NodeRecord {
+            node: self.name.clone(),
+            overlay_v4: self.node.overlay_v4,
+            overlay_v6: address::v6(&network.root, &self.node.identity),
+            pool: network.pool,
+            prefixes: self.node.active.clone(),
+            held: prefix::held(self.registry, self.policy, self.name, self.node),
+            unreachable,
+        }
+    }
+
+    fn path(&self, other: &NodeName, node: &Node, relay: Option<&NodeName>) -> Option<PeerPath> {
+        match mesh::way(self.node, node, relay) {
+            mesh::Way::Direct => Some(PeerPath::Direct {
+                endpoint: node.public_endpoint?,
+            }),
+            mesh::Way::Passive => Some(PeerPath::Passive),
+            mesh::Way::Relay(relay) => {
+                let mut pair = [self.name.clone(), other.clone()];
+                pair.sort();
+                let channel = *self.registry.channels.get(&relay)?.by_pair.get(&pair)?;
+                Some(PeerPath::Relay { relay, channel })
+            }
+            mesh::Way::None => None,
+        }
+    }
+
+    fn peer(
+        &self,
+        other: &NodeName,
+        node: &Node,
+        prefixes: Vec<ipnet::IpNet>,
+        path: PeerPath,
+    ) -> PeerRecord {
+        let keepalive = match path {
+            // The side behind NAT holds its own mapping open; two public sides need none.
+            PeerPath::Direct { .. } => self.node.public_endpoint.is_none(),
+            PeerPath::Passive => false,
+            // One side is enough to notice silence; both would double the traffic.
+            PeerPath::Relay { .. } => self.name < other,
+        };
+        PeerRecord {
+            node: other.clone(),
+            identity: node.identity,
+            wireguard: node.wireguard,
+            overlay_v4: node.overlay_v4,
+            overlay_v6: address::v6(&self.registry.network.root, &node.identity),
+            prefixes,
+            path,
+            keepalive,
+        }
+    }
+
+    fn links(&self) -> impl Iterator<Item = LinkRecord> {
+        let agency = self.name.agency();
+        let links = self.policy.links.iter();
+        links.filter_map(move |link| {
+            let with: AgencyName = link.other(&agency)?.clone();
+            let opens = access::openings(link, &agency, std::iter::once(self.node));
+            let opened = access::openings(
+                link,
+                &with,
+                self.registry.nodes_of(&with).map(|(_, node)| node),
+            );
+            Some(LinkRecord {
+                with,
+                opens,
+                opened,
+            })
+        })
+    }
+}

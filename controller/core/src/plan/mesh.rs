@@ -1,0 +1,101 @@
+//! Who has a tunnel with whom, and which way its datagrams take.
+
+use std::collections::BTreeSet;
+
+use pnsbox_proto::id::NodeName;
+
+use crate::policy::Policy;
+use crate::registry::{Channels, Node, Registry};
+
+/// How one node reaches another, before channels have numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The other has a public endpoint.
+    Direct,
+    /// Only this node has one.
+    Passive,
+    /// Neither has; this node relays.
+    Relay(NodeName),
+    /// Neither has, and nobody relays.
+    None,
+}
+
+/// The relay of all pairs that need one: the first of the policy that has joined and is public.
+pub(super) fn relay<'a>(registry: &Registry, policy: &'a Policy) -> Option<&'a NodeName> {
+    policy.relays.iter().find(|name| {
+        registry
+            .nodes
+            .get(name)
+            .is_some_and(|node| node.public_endpoint.is_some())
+    })
+}
+
+/// The nodes of the agencies that are linked with this node's agency.
+pub(super) fn linked(registry: &Registry, policy: &Policy, name: &NodeName) -> BTreeSet<NodeName> {
+    let agencies: BTreeSet<_> = policy.linked_with(&name.agency()).collect();
+    registry
+        .nodes
+        .keys()
+        .filter(|other| agencies.contains(&other.agency()))
+        .cloned()
+        .collect()
+}
+
+/// How `node` reaches `other`.
+pub(super) fn way(node: &Node, other: &Node, relay: Option<&NodeName>) -> Way {
+    match (node.public_endpoint, other.public_endpoint, relay) {
+        (_, Some(_), _) => Way::Direct,
+        (Some(_), None, _) => Way::Passive,
+        (None, None, Some(relay)) => Way::Relay(relay.clone()),
+        (None, None, None) => Way::None,
+    }
+}
+
+/// Every pair that the relay forwards for, members in order of name.
+pub(super) fn relayed_pairs(registry: &Registry, policy: &Policy) -> BTreeSet<[NodeName; 2]> {
+    let hidden: Vec<&NodeName> = registry
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.public_endpoint.is_none())
+        .map(|(name, _)| name)
+        .collect();
+    let mut pairs = BTreeSet::new();
+    if relay(registry, policy).is_none() {
+        return pairs;
+    }
+    for name in &hidden {
+        let agencies: BTreeSet<_> = policy.linked_with(&name.agency()).collect();
+        let others = hidden
+            .iter()
+            .filter(|other| name < other && agencies.contains(&other.agency()));
+        pairs.extend(others.map(|other| [(*name).clone(), (*other).clone()]));
+    }
+    pairs
+}
+
+/// Gives every relayed pair a channel of the relay. A pair keeps its number; a number never changes hands.
+pub(super) fn allocate_channels(registry: &mut Registry, policy: &Policy) {
+    let pairs = relayed_pairs(registry, policy);
+    let relay = relay(registry, policy).cloned();
+    for (name, channels) in &mut registry.channels {
+        if Some(name) != relay.as_ref() {
+            channels.by_pair.clear();
+        }
+    }
+    let Some(relay) = relay else { return };
+    if pairs.is_empty() && !registry.channels.contains_key(&relay) {
+        return;
+    }
+    let channels = registry.channels.entry(relay).or_insert_with(|| Channels {
+        next: 1,
+        ..Channels::default()
+    });
+    channels.by_pair.retain(|pair, _| pairs.contains(pair));
+    for pair in pairs {
+        channels.by_pair.entry(pair).or_insert_with(|| {
+            let number = channels.next;
+            channels.next = channels.next.wrapping_add(1);
+            number
+        });
+    }
+}

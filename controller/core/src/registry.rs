@@ -1,0 +1,235 @@
+//! Who is in the network: agencies, nodes, invitations, and what was allocated to them for good.
+//!
+//! It knows nothing of links and openings; those are policy.
+
+pub mod prefix;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net};
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
+use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
+use pnsbox_proto::message::JoinRefusal;
+use pnsbox_proto::time::UnixTime;
+use serde::{Deserialize, Serialize};
+
+/// The network itself, made once by `init`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: NetworkName,
+    /// Its root key.
+    pub root: IdentityKey,
+    /// The controller's key.
+    pub controller: IdentityKey,
+    /// A `ControllerCertificate` of that key, signed by the root.
+    pub certificate: Envelope,
+    /// Where controllers listen.
+    pub addresses: Vec<SocketAddr>,
+    /// Overlay IPv4 addresses.
+    pub pool: Ipv4Net,
+    /// When.
+    pub created: UnixTime,
+}
+
+/// A body that takes part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agency {
+    /// What its nodes may claim, without overlap with any other agency's.
+    pub prefixes: Vec<IpNet>,
+    /// For example `kabupaten`; for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Kemendagri region code, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// When.
+    pub added: UnixTime,
+}
+
+/// A box that has joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its key of sessions and links.
+    pub identity: IdentityKey,
+    /// Its key of tunnels.
+    pub wireguard: WireguardKey,
+    /// Its address from the pool, for as long as it exists.
+    pub overlay_v4: Ipv4Addr,
+    /// Where others reach its WireGuard port, if it has a public address.
+    pub public_endpoint: Option<SocketAddr>,
+    /// LAN prefixes as it claimed them.
+    pub claimed: Vec<IpNet>,
+    /// Those of them that the network routes.
+    pub active: Vec<IpNet>,
+    /// When.
+    pub joined: UnixTime,
+    /// Counts joins: who came first among those that joined in one second.
+    pub order: u64,
+}
+
+/// An invitation, by the digest of its token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// The node that it makes.
+    pub node: NodeName,
+    /// When it ends.
+    pub expires: UnixTime,
+    /// Who used it.
+    pub spent: Option<Spent>,
+}
+
+/// The use of an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// By the box with this key.
+    pub by: IdentityKey,
+    /// When.
+    pub when: UnixTime,
+}
+
+/// Channel numbers of one relay. A number is never given to another pair.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channels {
+    /// The next number.
+    pub next: u32,
+    /// Number by pair, members in order of name.
+    #[serde(with = "pairs")]
+    pub by_pair: BTreeMap<[NodeName; 2], u32>,
+}
+
+/// Everything that is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// The network.
+    pub network: Network,
+    /// By name.
+    pub agencies: BTreeMap<AgencyName, Agency>,
+    /// By name.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// By the digest of the token.
+    pub invitations: BTreeMap<Digest, Invitation>,
+    /// By relay.
+    pub channels: BTreeMap<NodeName, Channels>,
+}
+
+/// What a token is worth to the box with a certain key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenUse {
+    /// It makes this node.
+    Good(NodeName),
+    /// This box used it before: its answer was lost.
+    Again(NodeName),
+}
+
+impl Registry {
+    /// A network without anybody in it.
+    pub fn new(network: Network) -> Self {
+        Self {
+            network,
+            agencies: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            invitations: BTreeMap::new(),
+            channels: BTreeMap::new(),
+        }
+    }
+
+    /// The node with this key.
+    pub fn node_of(&self, identity: &IdentityKey) -> Option<&NodeName> {
+        self.nodes
+            .iter()
+            .find(|(_, node)| node.identity == *identity)
+            .map(|(name, _)| name)
+    }
+
+    /// The nodes of an agency.
+    pub fn nodes_of<'a>(
+        &'a self,
+        agency: &'a AgencyName,
+    ) -> impl Iterator<Item = (&'a NodeName, &'a Node)> {
+        self.nodes
+            .iter()
+            .filter(move |(name, _)| name.agency() == *agency)
+    }
+
+    /// Judges a token that the box with `identity` shows at `now`.
+    pub fn judge_token(
+        &self,
+        token: Digest,
+        identity: &IdentityKey,
+        now: UnixTime,
+    ) -> Result<TokenUse, JoinRefusal> {
+        let already = self.node_of(identity);
+        let invitation = self.invitations.get(&token);
+        let again = invitation.is_some_and(|i| i.spent.as_ref().is_some_and(|s| s.by == *identity));
+        let ended = invitation.is_some_and(|i| i.expires <= now);
+        if let Some(node) = already {
+            return if again && !ended {
+                Ok(TokenUse::Again(node.clone()))
+            } else {
+                Err(JoinRefusal::AlreadyJoined { node: node.clone() })
+            };
+        }
+        let invitation = invitation.ok_or(JoinRefusal::UnknownToken)?;
+        if let Some(spent) = &invitation.spent {
+            return Err(JoinRefusal::Spent {
+                when: spent.when,
+                node: invitation.node.clone(),
+            });
+        }
+        if ended {
+            return Err(JoinRefusal::Expired {
+                expired: invitation.expires,
+            });
+        }
+        Ok(TokenUse::Good(invitation.node.clone()))
+    }
+
+    /// The order of the next node.
+    pub fn next_order(&self) -> u64 {
+        self.nodes
+            .values()
+            .map(|node| node.order + 1)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Forgets invitations that ended long ago, so that the store does not grow for ever.
+    pub fn forget_old_invitations(&mut self, now: UnixTime) {
+        self.invitations
+            .retain(|_, invitation| invitation.expires.age(now) < FORGET_AFTER);
+    }
+}
+
+/// How long the end of an invitation is remembered, so that its user is told "expired" or "spent".
+const FORGET_AFTER: std::time::Duration = std::time::Duration::from_secs(90 * 24 * 3600);
+
+/// JSON has no pairs as keys: a list of `[first, second, channel]`.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use pnsbox_proto::id::NodeName;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<[NodeName; 2], u32>,
+        out: S,
+    ) -> Result<S::Ok, S::Error> {
+        out.collect_seq(
+            map.iter()
+                .map(|([first, second], channel)| (first, second, channel)),
+        )
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<[NodeName; 2], u32>, D::Error> {
+        let list = Vec::<(NodeName, NodeName, u32)>::deserialize(from)?;
+        Ok(list
+            .into_iter()
+            .map(|(first, second, channel)| ([first, second], channel))
+            .collect())
+    }
+}

@@ -1,0 +1,155 @@
+//! Which claimed prefix is routed, and why another is held back.
+//!
+//! Who routes a prefix keeps it: a claim that comes later never takes it away.
+
+use ipnet::{IpNet, Ipv4Net};
+use pnsbox_proto::health::{HeldPrefix, HeldReason};
+use pnsbox_proto::id::{AgencyName, NodeName};
+
+use super::{Node, Registry};
+use crate::policy::Policy;
+
+/// Whether two prefixes share an address.
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// Whether `prefix` shares an address with the overlay pool.
+pub fn overlaps_pool(pool: Ipv4Net, prefix: &IpNet) -> bool {
+    overlap(&IpNet::V4(pool), prefix)
+}
+
+/// Why a prefix cannot be a LAN of anybody, if it cannot.
+pub fn never_a_lan(prefix: &IpNet) -> Option<&'static str> {
+    let address = prefix.network();
+    let special = match address {
+        std::net::IpAddr::V4(v4) => {
+            v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_unspecified()
+        }
+        std::net::IpAddr::V6(v6) => {
+            v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
+                || v6.is_unspecified()
+        }
+    };
+    if prefix.prefix_len() == 0 {
+        Some("a default route is no LAN")
+    } else if special {
+        Some("loopback, link-local, multicast and unspecified addresses are no LAN")
+    } else {
+        None
+    }
+}
+
+/// Whether the operator lets `node` claim `prefix`: registered for its agency, or accepted in the policy.
+pub fn permitted(registry: &Registry, policy: &Policy, node: &NodeName, prefix: &IpNet) -> bool {
+    let registered = |agency: &AgencyName| {
+        registry
+            .agencies
+            .get(agency)
+            .map_or(&[][..], |a| &a.prefixes)
+    };
+    registered(&node.agency())
+        .iter()
+        .any(|own| own.contains(prefix))
+        || policy
+            .accepted
+            .iter()
+            .any(|a| a.node == *node && a.prefix.contains(prefix))
+}
+
+/// Decides anew which claims act: first, what acts and still may goes on; then the others, in the order of joining.
+pub fn settle(registry: &mut Registry, policy: &Policy) {
+    let mut order: Vec<(u64, NodeName)> = registry
+        .nodes
+        .iter()
+        .map(|(n, node)| (node.order, n.clone()))
+        .collect();
+    order.sort();
+    for (_, name) in &order {
+        let Some(node) = registry.nodes.get(name) else {
+            continue;
+        };
+        let keep: Vec<IpNet> = node
+            .active
+            .iter()
+            .filter(|p| permitted(registry, policy, name, p))
+            .copied()
+            .collect();
+        if let Some(node) = registry.nodes.get_mut(name) {
+            node.active = keep;
+        }
+    }
+    for (_, name) in &order {
+        let Some(node) = registry.nodes.get(name) else {
+            continue;
+        };
+        let waiting: Vec<IpNet> = node
+            .claimed
+            .iter()
+            .filter(|p| !node.active.contains(p))
+            .copied()
+            .collect();
+        for prefix in waiting {
+            if reason(registry, policy, name, &prefix).is_none()
+                && let Some(node) = registry.nodes.get_mut(name)
+            {
+                node.active.push(prefix);
+                node.active.sort();
+            }
+        }
+    }
+}
+
+/// The claims of a node that are held back, and why.
+pub fn held(registry: &Registry, policy: &Policy, name: &NodeName, node: &Node) -> Vec<HeldPrefix> {
+    let waiting = node
+        .claimed
+        .iter()
+        .filter(|prefix| !node.active.contains(prefix));
+    waiting
+        .filter_map(|prefix| {
+            reason(registry, policy, name, prefix).map(|reason| HeldPrefix {
+                prefix: *prefix,
+                reason,
+            })
+        })
+        .collect()
+}
+
+/// Why a prefix is held back, for both people concerned.
+pub fn held_message(node: &NodeName, held: &HeldPrefix) -> String {
+    let (agency, prefix) = (node.agency(), held.prefix);
+    match &held.reason {
+        HeldReason::Overlap { holder, held } => format!(
+            "{prefix} of {agency} is held back: {holder} of {} routes {held}. \
+             One of the two must name another LAN with 'pnsbox join --lan', or renumber",
+            holder.agency()
+        ),
+        HeldReason::Unregistered => format!(
+            "{prefix} of {agency} waits: it is not registered for the agency. To accept it, add to the policy and apply: \
+             [[accept]] node = \"{node}\" prefix = \"{prefix}\""
+        ),
+    }
+}
+
+/// Why `prefix` cannot act at `name`, if it cannot.
+///
+/// An overlap is told before a missing registration: it is what the admin can do something about.
+fn reason(
+    registry: &Registry,
+    policy: &Policy,
+    name: &NodeName,
+    prefix: &IpNet,
+) -> Option<HeldReason> {
+    for (other, node) in registry.nodes.iter().filter(|(other, _)| *other != name) {
+        if let Some(held) = node.active.iter().find(|active| overlap(active, prefix)) {
+            return Some(HeldReason::Overlap {
+                holder: other.clone(),
+                held: *held,
+            });
+        }
+    }
+    (!permitted(registry, policy, name, prefix)).then_some(HeldReason::Unregistered)
+}

@@ -1,0 +1,150 @@
+//! One agent's session: what it holds, what is under way to it, and what it is to be sent next.
+//!
+//! One view at a time: what changes meanwhile is sent together when the agent has answered.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pnsbox_proto::id::NodeName;
+use pnsbox_proto::key::{Digest, IdentityKey};
+use pnsbox_proto::view::SignedView;
+
+use crate::view::{Held, NodeView};
+
+/// Number that the shell gives to one session. Never used again in the life of the process.
+pub type SessionId = u64;
+
+/// How long an agent may take to answer a view before it is sent the next all the same.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// One agent's session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// The key that TLS proved.
+    pub key: IdentityKey,
+    /// Where it comes from.
+    pub observed: SocketAddr,
+    /// When it began, since the process started.
+    pub since: Duration,
+    /// Whether it has said `Hello`.
+    pub greeted: bool,
+    /// Its node, if the key has joined.
+    pub node: Option<NodeName>,
+    /// Refused requests to join.
+    pub refusals: u32,
+    held: Option<Held>,
+    under_way: Option<UnderWay>,
+    refused: Option<Digest>,
+}
+
+#[derive(Debug, Clone)]
+struct UnderWay {
+    view: Held,
+    since: Duration,
+}
+
+impl Session {
+    /// A session of which nothing is known but its key.
+    pub fn new(key: IdentityKey, observed: SocketAddr, since: Duration) -> Self {
+        Self {
+            key,
+            observed,
+            since,
+            greeted: false,
+            node: None,
+            refusals: 0,
+            held: None,
+            under_way: None,
+            refused: None,
+        }
+    }
+
+    /// The agent said which view it has: `digest`. Known are the last that it acknowledged, and the wanted one.
+    /// Returns what it turns out to hold, if that was not known yet.
+    pub fn greet(
+        &mut self,
+        digest: Option<Digest>,
+        acknowledged: Option<&Held>,
+        wanted: Option<&NodeView>,
+    ) -> Option<Held> {
+        self.greeted = true;
+        self.held = acknowledged
+            .filter(|held| Some(held.digest) == digest)
+            .cloned();
+        if self.held.is_none()
+            && let Some(view) = wanted.filter(|view| Some(view.digest) == digest)
+        {
+            self.held = Some(view.as_held());
+            return self.held.clone();
+        }
+        None
+    }
+
+    /// What to send now so that the agent comes to have `wanted`.
+    pub fn next_view(&mut self, wanted: &NodeView, now: Duration) -> Option<SignedView> {
+        if !self.greeted || self.refused == Some(wanted.digest) {
+            return None;
+        }
+        if let Some(under_way) = &self.under_way {
+            let late = now.saturating_sub(under_way.since) >= ANSWER_WITHIN;
+            if under_way.view.digest == wanted.digest || !late {
+                return None;
+            }
+        } else if self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.digest == wanted.digest)
+        {
+            return None;
+        }
+        self.under_way = Some(UnderWay {
+            view: wanted.as_held(),
+            since: now,
+        });
+        Some(wanted.delta(self.held.as_ref()))
+    }
+
+    /// The agent has applied the view with `digest`; returns what it now holds, `None` if it was never sent that.
+    pub fn applied(&mut self, digest: Digest) -> Option<Held> {
+        if let Some(under_way) = self
+            .under_way
+            .take_if(|under_way| under_way.view.digest == digest)
+        {
+            self.held = Some(under_way.view);
+            self.refused = None;
+            return self.held.clone();
+        }
+        None
+    }
+
+    /// The agent has refused the view with `digest`: it is not sent again in this session.
+    /// Returns whether it was sent.
+    pub fn refused(&mut self, digest: Digest) -> bool {
+        let mine = self
+            .under_way
+            .take_if(|under_way| under_way.view.digest == digest)
+            .is_some();
+        if mine {
+            self.refused = Some(digest);
+        }
+        mine
+    }
+
+    /// The agent lacks records of the view with `digest`: it is sent all of them.
+    /// An agent that lacks records of a complete view has refused it. Returns whether the view was sent.
+    pub fn incomplete(&mut self, digest: Digest) -> bool {
+        let mine = self
+            .under_way
+            .take_if(|under_way| under_way.view.digest == digest)
+            .is_some();
+        if mine && self.held.take().is_none() {
+            self.refused = Some(digest);
+        }
+        mine
+    }
+
+    /// Whether the agent is known to hold the view with `digest`.
+    pub fn holds(&self, digest: Digest) -> bool {
+        self.held.as_ref().is_some_and(|held| held.digest == digest)
+    }
+}
