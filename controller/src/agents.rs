@@ -1,0 +1,195 @@
+//! QUIC sessions with agents: accepts them, proves the controller's key, learns theirs, and carries messages.
+//!
+//! Any key may connect; what it may say is judged by the core.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ed25519_dalek::SigningKey;
+use pnsbox_proto::CONTROL_ALPN;
+use pnsbox_proto::message::{ToAgent, ToController};
+use pnsbox_transport::limits::{self, KeepAlive};
+use pnsbox_transport::{AnyKey, FramedReceiver, FramedSender, peer_key, server_config};
+use quinn::{Connection, Endpoint, EndpointConfig, Incoming, TokioRuntime, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::{debug, warn};
+
+use crate::eventloop::{Agent, Event};
+
+/// Silence that ends a session; agents send keep-alives more often.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// From the first packet to the agent's stream.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Sessions whose key is not known to be a node's, and handshakes under way: a herd of agents that reconnect
+/// passes through here in moments, strangers stay for at most 30 s.
+const MAX_STRANGERS: usize = 1024;
+
+/// Messages waiting for one agent: `Welcome`, `Joined`, and one view at a time.
+const OUTBOX: usize = 8;
+
+/// Socket buffers, in bytes: a herd of 2,000 first packets of 1,200 bytes fits.
+const BUFFER_BYTES: usize = 4 << 20;
+
+/// Listens on every address; `[::]` means IPv4 as well, and becomes `0.0.0.0` where there is no IPv6.
+pub fn listen(addresses: &[SocketAddr], key: &SigningKey) -> anyhow::Result<Vec<Endpoint>> {
+    let mut config = server_config(key, Arc::new(AnyKey), CONTROL_ALPN)?;
+    config.transport_config(limits::transport(IDLE, KeepAlive::Never));
+    limits::listener(&mut config);
+    let open = |address: &SocketAddr| -> anyhow::Result<Endpoint> {
+        let socket =
+            bind(*address).with_context(|| format!("cannot listen on UDP {address} for agents"))?;
+        let runtime = Arc::new(TokioRuntime);
+        Ok(Endpoint::new(
+            EndpointConfig::default(),
+            Some(config.clone()),
+            socket,
+            runtime,
+        )?)
+    };
+    addresses.iter().map(open).collect()
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    match open(address) {
+        // No IPv6 in this kernel, or switched off.
+        Err(error)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && matches!(
+                    error.raw_os_error().map(nix::errno::Errno::from_raw),
+                    Some(nix::errno::Errno::EAFNOSUPPORT | nix::errno::Errno::EADDRNOTAVAIL)
+                ) =>
+        {
+            open((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        result => result,
+    }
+}
+
+fn open(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    for result in [
+        socket.set_recv_buffer_size(BUFFER_BYTES),
+        socket.set_send_buffer_size(BUFFER_BYTES),
+    ] {
+        if let Err(error) = result {
+            debug!(%error, "the socket keeps smaller buffers");
+        }
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Accepts sessions until the endpoint is closed.
+pub async fn accept(endpoint: Endpoint, ids: Arc<AtomicU64>, events: mpsc::Sender<Event>) {
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    while let Some(incoming) = endpoint.accept().await {
+        // Under pressure an address must first prove that it receives what is sent to it.
+        let pressed = strangers.available_permits() < MAX_STRANGERS / 2;
+        if pressed && !incoming.remote_address_validated() {
+            if let Err(error) = incoming.retry() {
+                debug!(%error, "an address could not be validated");
+            }
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let id = ids.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(session(id, incoming, permit, events.clone()));
+    }
+}
+
+/// One session, to its end.
+async fn session(
+    id: u64,
+    incoming: Incoming,
+    permit: OwnedSemaphorePermit,
+    events: mpsc::Sender<Event>,
+) {
+    let remote = incoming.remote_address();
+    let opened = tokio::time::timeout(HANDSHAKE_WITHIN, async {
+        let connection = incoming.await?;
+        let (send, receive) = connection.accept_bi().await?;
+        Ok::<_, quinn::ConnectionError>((connection, send, receive))
+    });
+    let (connection, send, receive) = match opened.await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return debug!(%remote, %error, "a session was not made"),
+        Err(_) => return debug!(%remote, "a session was not made in time"),
+    };
+    let Some(key) = peer_key(&connection) else {
+        return connection.close(VarInt::from_u32(1), b"no raw public key");
+    };
+    let (outbox, messages) = mpsc::channel(OUTBOX);
+    let agent = Agent {
+        outbox,
+        connection: connection.clone(),
+        permit: Some(permit),
+    };
+    let observed = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    if events
+        .send(Event::Connected {
+            id,
+            key,
+            observed,
+            agent,
+        })
+        .await
+        .is_err()
+    {
+        return;
+    }
+    tokio::spawn(write(FramedSender::new(send), messages, connection.clone()));
+    read(id, FramedReceiver::new(receive), &events, &connection).await;
+    // The loop may have ended, and then nobody needs to know.
+    drop(events.send(Event::Closed { id }).await);
+}
+
+async fn read(
+    id: u64,
+    mut receiver: FramedReceiver<ToController>,
+    events: &mpsc::Sender<Event>,
+    connection: &Connection,
+) {
+    loop {
+        match receiver.receive().await {
+            Ok(message) => {
+                if events.send(Event::Message { id, message }).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                debug!(session = id, %error, "a session ended");
+                return connection.close(VarInt::from_u32(1), error.to_string().as_bytes());
+            }
+        }
+    }
+}
+
+async fn write(
+    mut sender: FramedSender<ToAgent>,
+    mut messages: mpsc::Receiver<ToAgent>,
+    connection: Connection,
+) {
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = sender.send(&message).await {
+            warn!(remote = %connection.remote_address(), %error, "a message could not be sent");
+            return connection.close(VarInt::from_u32(1), b"a message could not be sent");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `init`: two keys, one certificate, an empty store, and advice about the root key.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::bail;
+use pnsbox_controller_core::controller::Founding;
+use pnsbox_controller_core::registry::Network;
+use pnsbox_proto::key::IdentityKey;
+use pnsbox_proto::time::UnixTime;
+use serde_json::json;
+
+use super::{InitArgs, exit, mistakes};
+use crate::config::Config;
+use crate::keys;
+use crate::store::Store;
+
+/// Makes the network; returns what to print.
+pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Result<String> {
+    let founding = Founding {
+        name: args.network,
+        addresses: args.address,
+        pool: args.pool,
+    };
+    let wrong = founding.mistakes();
+    if !wrong.is_empty() {
+        return Err(mistakes(wrong));
+    }
+    keys::private_dir(&config.state_dir)?;
+    let mut store = Store::open(&config.state_dir, Duration::from_millis(200))?;
+    if let Some(entry) = store.get("network")? {
+        let there: Network = serde_json::from_str(entry.value.as_deref().unwrap_or_default())?;
+        return Err(mistakes(vec![format!(
+            "{} already holds the network {}, made at {}; nothing was changed. \
+             For another network choose another state_dir in the configuration",
+            config.state_dir.display(),
+            there.name,
+            there.created
+        )]));
+    }
+    let root_path = args
+        .root_key
+        .unwrap_or_else(|| config.state_dir.join(keys::ROOT_KEY));
+    let controller_path = config.state_dir.join(keys::CONTROLLER_KEY);
+    if root_path == controller_path {
+        bail!(
+            "--root-key {}: is the place of the controller's own key",
+            root_path.display()
+        );
+    }
+    let root = keys::load_or_make(&root_path)?;
+    let controller = keys::load_or_make(&controller_path)?;
+    let who = format!("uid {}", nix::unistd::getuid());
+    let now = UnixTime::from(SystemTime::now());
+    store.transact(&founding.transaction(&root, &controller, &who, now))?;
+
+    let fingerprint =
+        |key: &ed25519_dalek::SigningKey| IdentityKey(key.verifying_key().to_bytes()).fingerprint();
+    let (root, controller) = (fingerprint(&root), fingerprint(&controller));
+    if json {
+        let answer = json!({
+            "schema": "pnsbox.init/1",
+            "network": founding.name, "addresses": founding.addresses, "pool": founding.pool,
+            "root": root, "root_key": root_path, "controller": controller, "controller_key": controller_path,
+        });
+        return Ok(answer.to_string());
+    }
+    exit::explain(&advice(&root_path, &controller_path));
+    Ok(format!(
+        "network {} with the overlay pool {}\nroot key        {root}\ncontroller key  {controller}",
+        founding.name, founding.pool
+    ))
+}
+
+fn advice(root: &Path, controller: &Path) -> String {
+    let (root, controller) = (root.display(), controller.display());
+    format!(
+        "Take the root key offline now: copy {root} to two media that are kept under lock, then remove it here:\n  \
+         shred -u {root}\n\
+         The controller does not need it to run. It certifies controllers: you need it to replace this one,\n\
+         and whoever has it can pose as a controller to every box.\n\
+         Back up {controller} as well; without it the root must certify a new one.\n\
+         Next: pnsbox-controller serve, agency add, invite."
+    )
+}

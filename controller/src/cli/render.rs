@@ -1,0 +1,160 @@
+//! Answers as people and scripts read them.
+
+use ipnet::IpNet;
+use pnsbox_controller_core::difference::{Difference, TouchedNode};
+use pnsbox_controller_core::operator::{AgencyLine, Answer};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::fleet;
+
+/// One object with its schema.
+pub(super) fn json(answer: &Answer) -> String {
+    match answer {
+        Answer::AgencyAdded { agency } => object("pnsbox.agency/1", &json!({ "agency": agency })),
+        Answer::Agencies { agencies } => {
+            object("pnsbox.agencies/1", &json!({ "agencies": agencies }))
+        }
+        Answer::Invited {
+            anchor,
+            node,
+            expires,
+            replaced,
+        } => {
+            let body =
+                json!({ "anchor": anchor, "node": node, "expires": expires, "replaced": replaced });
+            object("pnsbox.invite/1", &body)
+        }
+        Answer::Difference {
+            difference,
+            applied,
+        } => {
+            let schema = if *applied {
+                "pnsbox.apply/1"
+            } else {
+                "pnsbox.plan/1"
+            };
+            object(schema, difference)
+        }
+        Answer::Status { fleet } => object("pnsbox.controller.status/1", fleet),
+    }
+}
+
+/// What goes to standard output, and what is said beside it.
+pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
+    match answer {
+        Answer::AgencyAdded { agency } => {
+            let name = &agency.name;
+            let next = format!("Next: pnsbox-controller invite {name}");
+            (
+                format!("agency {name} may claim {}", list(&agency.prefixes)),
+                Some(next),
+            )
+        }
+        Answer::Agencies { agencies } => (agency_table(agencies), None),
+        Answer::Invited {
+            anchor,
+            node,
+            expires,
+            replaced,
+        } => {
+            let withdrawn = if *replaced {
+                "The invitation before, which nobody used, is withdrawn.\n"
+            } else {
+                ""
+            };
+            let explanation = format!(
+                "{withdrawn}An anchor for {node}, good once and until {expires}. It is a secret until it is used.\n\
+                 On the box, as root: pnsbox join ANCHOR --lan PREFIX   (--public ADDR:PORT if it has a public address)"
+            );
+            (anchor.clone(), Some(explanation))
+        }
+        Answer::Difference {
+            difference,
+            applied,
+        } => (difference_text(difference, *applied), None),
+        Answer::Status { fleet } => (fleet::screen(fleet), None),
+    }
+}
+
+fn object<T: Serialize>(schema: &str, body: &T) -> String {
+    let mut value = serde_json::to_value(body).unwrap_or_default();
+    if let Value::Object(map) = &mut value {
+        map.insert("schema".to_owned(), Value::from(schema));
+    }
+    value.to_string()
+}
+
+fn agency_table(agencies: &[AgencyLine]) -> String {
+    if agencies.is_empty() {
+        return "no agency is registered; add one: pnsbox-controller agency add NAME --prefix PREFIX".to_owned();
+    }
+    let mut table = fleet::table(&["AGENCY", "CLASS", "REGION", "PREFIXES", "NODES"]);
+    for agency in agencies {
+        let nodes: Vec<&str> = agency.nodes.iter().map(|node| node.as_str()).collect();
+        table.add_row([
+            agency.name.to_string(),
+            agency.class.clone().unwrap_or_else(|| "-".to_owned()),
+            agency.region.clone().unwrap_or_else(|| "-".to_owned()),
+            list(&agency.prefixes),
+            if nodes.is_empty() {
+                "-".to_owned()
+            } else {
+                nodes.join(", ")
+            },
+        ]);
+    }
+    table.trim_fmt()
+}
+
+fn difference_text(difference: &Difference, applied: bool) -> String {
+    let mut text = String::new();
+    if difference.is_empty() {
+        text.push_str("no change: this policy is already in force\n");
+    }
+    for change in &difference.changes {
+        text.push_str(change);
+        text.push('\n');
+    }
+    if !difference.nodes.is_empty() {
+        let verb = if applied { "touched" } else { "would touch" };
+        line(
+            &mut text,
+            &format!("{verb} {} nodes:", difference.nodes.len()),
+        );
+        for node in &difference.nodes {
+            line(&mut text, &format!("  {}", touched(node)));
+        }
+    }
+    for held in &difference.held {
+        line(&mut text, &format!("held back: {held}"));
+    }
+    for warning in &difference.warnings {
+        line(&mut text, &format!("note: {warning}"));
+    }
+    text.trim_end().to_owned()
+}
+
+fn touched(node: &TouchedNode) -> String {
+    let mut text = node.node.to_string();
+    for (sign, peers) in [('+', &node.peers_added), ('-', &node.peers_removed)] {
+        for peer in peers {
+            text.push_str(&format!("  {sign}peer {peer}"));
+        }
+    }
+    if !node.records.is_empty() {
+        text.push_str("  changed: ");
+        text.push_str(&node.records.join(", "));
+    }
+    text
+}
+
+fn line(text: &mut String, content: &str) {
+    text.push_str(content);
+    text.push('\n');
+}
+
+fn list(prefixes: &[IpNet]) -> String {
+    let texts: Vec<String> = prefixes.iter().map(IpNet::to_string).collect();
+    texts.join(", ")
+}

@@ -1,0 +1,13 @@
+//! `pnsbox-controller`: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use pnsbox_controller::cli::{self, Args, exit};
+
+fn main() -> ExitCode {
+    match Args::try_parse() {
+        Ok(args) => cli::run(args),
+        Err(error) => exit::usage(&error),
+    }
+}
