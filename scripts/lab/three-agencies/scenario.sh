@@ -1,0 +1,90 @@
+# Three agencies and the ministry behind local ISPs. Sourced by lab.sh.
+#
+#                 isp: bridge 203.0.113.1/24, drops private addresses, as an ISP does
+#      .10 |            .20 |           .30 |            .40 (SNAT) |          .50 (SNAT, fully-random) |
+#  pusat.controller   pusat.gw     prov-jateng.gw       kab-demak.gw            kota-malang.gw
+#                     10.10.1.1      10.33.1.1       100.64.1.2  10.44.1.1   100.64.2.2  10.55.1.1
+#                     pusat.lan    prov-jateng.lan      kab-demak.lan           kota-malang.lan
+#
+# shellcheck shell=bash disable=SC2034  # the variables are read by lab.sh
+
+SCENARIO_HOSTS=(
+    isp pusat.controller pusat.gw pusat.lan prov-jateng.gw prov-jateng.lan
+    kab-demak.gw kab-demak.lan kota-malang.gw kota-malang.lan
+)
+SCENARIO_CONTROLLER_HOST=pusat.controller
+SCENARIO_CONTROLLER_ADDRESS=203.0.113.10:443
+
+# name, registered prefix, LAN, public address of its WireGuard (none behind NAT)
+SCENARIO_AGENCIES=(
+    'pusat 10.10.0.0/16 10.10.1.0/24 203.0.113.20:51820'
+    'prov-jateng 10.33.0.0/16 10.33.1.0/24 203.0.113.30:51820'
+    'kab-demak 10.44.0.0/16 10.44.1.0/24'
+    'kota-malang 10.55.0.0/16 10.55.1.0/24'
+)
+
+# Which agency must see which service before the lab counts as up.
+SCENARIO_SERVICES_SEEN=(
+    pusat:prov-jateng/arsip kab-demak:prov-jateng/arsip kota-malang:prov-jateng/arsip
+    pusat:prov-jateng/portal kab-demak:prov-jateng/portal kota-malang:prov-jateng/portal
+    prov-jateng:kab-demak/simpeg-db
+    kab-demak:kota-malang/cache prov-jateng:kota-malang/cache
+)
+
+# shellcheck source=scripts/lab/three-agencies/servers.sh
+source "$SCENARIO_DIR/servers.sh"
+
+scenario_network() {
+    configure_host isp <<<'link add br0 type bridge'
+    # Where the machine has br_netfilter, bridged packets would go through the rules for routed ones.
+    in_host isp sh -c 'for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e "$f" ] || echo 0 >"$f"; done'
+    public_site pusat-ctl pusat.controller eth0 203.0.113.10
+    public_site pusat pusat.gw wan0 203.0.113.20
+    public_site prov-jateng prov-jateng.gw wan0 203.0.113.30
+    nat_site kab-demak 100.64.1
+    nat_site kota-malang 100.64.2
+    # The ISP answers for the addresses that it translates to.
+    configure_host isp <<'END'
+address add 203.0.113.1/24 dev br0
+address add 203.0.113.40/32 dev br0
+address add 203.0.113.50/32 dev br0
+link set br0 up
+END
+    make_router isp
+    in_host isp nft -f - <"$SCENARIO_DIR/isp.nft"
+    lan pusat 10.10.1
+    lan prov-jateng 10.33.1
+    lan kab-demak 10.44.1
+    lan kota-malang 10.55.1
+}
+
+# public_site PORT HOST INTERFACE ADDRESS: on the ISP's bridge, with a public address.
+public_site() {
+    link_hosts isp "$1" "$2" "$3"
+    configure_host isp <<<"link set $1 master br0"
+    configure_host "$2" <<END
+address add $4/24 dev $3
+route add default via 203.0.113.1
+END
+}
+
+# nat_site AGENCY NETWORK: behind the ISP's NAT.
+nat_site() {
+    link_hosts isp "$1" "$1.gw" wan0
+    configure_host isp <<<"address add $2.1/24 dev $1"
+    configure_host "$1.gw" <<END
+address add $2.2/24 dev wan0
+route add default via $2.1
+END
+}
+
+# lan AGENCY NETWORK
+lan() {
+    link_hosts "$1.gw" lan0 "$1.lan" eth0
+    configure_host "$1.gw" <<<"address add $2.1/24 dev lan0"
+    make_router "$1.gw"
+    configure_host "$1.lan" <<END
+address add $2.10/24 dev eth0
+route add default via $2.1
+END
+}

@@ -1,0 +1,10 @@
+# Which Debian packages the scripts need, each with the command or file that shows it is there.
+# Sourced after install.sh.
+# shellcheck shell=bash disable=SC2034  # read by those who source this
+
+# What the hosts of a lab run.
+LAB_PACKAGES=(
+    iproute2:ip nftables:nft procps:sysctl iputils-ping:ping tcpdump:tcpdump curl:curl jq:jq python3:python3
+    samba:smbd smbclient:smbclient nginx:nginx
+    'postgresql-15:/usr/lib/postgresql/*/bin/initdb'
+)
