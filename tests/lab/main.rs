@@ -1,0 +1,123 @@
+//! The lab: real binaries, real servers, three agencies and a ministry behind real NAT, in network namespaces.
+//!
+//! One lab serves every scenario, one after the other; each leaves it as it found it.
+//! Needs root. `--long` (environment `PNSBOX_LONG=1`) waits as long as the real world would.
+
+#![expect(clippy::print_stdout, reason = "a scenario prints what it measured")]
+
+mod away;
+mod change;
+mod enrolment;
+mod leftovers;
+mod links;
+mod reach;
+mod relay;
+mod services;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+use pnsbox_tests::lab::Lab;
+
+type Scenario = (&'static str, fn(&Lab) -> Result<()>);
+
+/// In this order: what breaks things comes last.
+const SCENARIOS: &[Scenario] = &[
+    (
+        "lans_reach_each_other_with_their_own_addresses",
+        reach::lans_reach_each_other_with_their_own_addresses,
+    ),
+    (
+        "what_policy_does_not_open_stays_closed",
+        reach::what_policy_does_not_open_stays_closed,
+    ),
+    (
+        "the_relay_sees_ciphertext_only",
+        relay::the_relay_sees_ciphertext_only,
+    ),
+    (
+        "links_are_up_and_measure_the_path",
+        links::links_are_up_and_measure_the_path,
+    ),
+    (
+        "both_screens_show_every_node_and_peer",
+        links::both_screens_show_every_node_and_peer,
+    ),
+    (
+        "metrics_are_served_to_peers",
+        links::metrics_are_served_to_peers,
+    ),
+    (
+        "a_service_appears_and_goes_with_its_health",
+        services::a_service_appears_and_goes_with_its_health,
+    ),
+    (
+        "a_silent_owner_hides_its_services",
+        services::a_silent_owner_hides_its_services,
+    ),
+    (
+        "outside_the_audience_a_service_is_unknown",
+        services::outside_the_audience_a_service_is_unknown,
+    ),
+    (
+        "a_change_reaches_whom_it_affects_and_nobody_else",
+        change::a_change_reaches_whom_it_affects_and_nobody_else,
+    ),
+    (
+        "anchors_that_are_no_good_are_named",
+        enrolment::anchors_that_are_no_good_are_named,
+    ),
+    (
+        "names_and_prefixes_that_are_taken_are_named",
+        enrolment::names_and_prefixes_that_are_taken_are_named,
+    ),
+    (
+        "an_overlapping_prefix_is_held_back_and_shown",
+        enrolment::an_overlapping_prefix_is_held_back_and_shown,
+    ),
+    (
+        "a_box_joins_within_ten_seconds",
+        enrolment::a_box_joins_within_ten_seconds,
+    ),
+    (
+        "a_second_agent_and_a_port_in_use_are_named",
+        leftovers::a_second_agent_and_a_port_in_use_are_named,
+    ),
+    (
+        "stopping_leaves_nothing_and_a_crash_leaves_one_of_each",
+        leftovers::stopping_leaves_nothing_and_a_crash_leaves_one_of_each,
+    ),
+    (
+        "losing_the_controller_changes_nothing",
+        away::losing_the_controller_changes_nothing,
+    ),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if arguments.list {
+        libtest_mimic::run(&arguments, trials(&Err("only listed".into()))).exit();
+    }
+    let name = format!("t{}", std::process::id());
+    let lab = Lab::up(&name)
+        .map(Arc::new)
+        .map_err(|error| format!("{error:#}"));
+    let conclusion = libtest_mimic::run(&arguments, trials(&lab));
+    // The trials are gone, so this is the last hold on the lab: it goes down here.
+    drop(lab);
+    conclusion.exit_code()
+}
+
+fn trials(lab: &Result<Arc<Lab>, String>) -> Vec<Trial> {
+    let trial = |&(name, scenario): &Scenario| {
+        let lab = lab.clone();
+        Trial::test(name, move || {
+            let lab = lab.as_ref().map_err(|reason| reason.clone())?;
+            scenario(lab).map_err(|error| format!("{error:#}").into())
+        })
+    };
+    SCENARIOS.iter().map(trial).collect()
+}

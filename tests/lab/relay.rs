@@ -1,0 +1,65 @@
+//! Two agencies without a public address meet through a relay that cannot read them.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pnsbox_tests::lab::Lab;
+
+/// `pnsbox-marker-7` in hexadecimal, as `ping -p` wants it: at most 16 bytes.
+const MARKER: &str = "pnsbox-marker-7";
+
+pub(crate) fn the_relay_sees_ciphertext_only(lab: &Lab) -> Result<()> {
+    let peers = lab.status("kab-demak.gw")?["peers"].take();
+    let malang = peers
+        .as_array()
+        .and_then(|p| p.iter().find(|p| p["node"] == "kota-malang/gw1"))
+        .cloned();
+    let malang = malang.unwrap_or_default();
+    ensure!(
+        malang["relay"] == "prov-jateng/gw1",
+        "the pair goes through the hub: {malang}"
+    );
+
+    let pattern: String = MARKER.bytes().map(|b| format!("{b:02x}")).collect();
+    let at_hub = lab.spawn(
+        "prov-jateng.gw",
+        &[
+            "timeout", "12", "tcpdump", "-nXi", "any", "-s", "0", "-c", "400",
+        ],
+    )?;
+    let at_end = lab.spawn(
+        "kota-malang.lan",
+        &["timeout", "12", "tcpdump", "-nAi", "any", "-c", "5", "icmp"],
+    )?;
+    std::thread::sleep(Duration::from_secs(1));
+    let ping = [
+        "ping",
+        "-nc",
+        "100",
+        "-i",
+        "0.02",
+        "-s",
+        "200",
+        "-p",
+        &pattern,
+        "10.55.1.10",
+    ];
+    let said = lab.run("kab-demak.lan", &ping)?;
+    ensure!(said.contains(" 0% packet loss"), "{said}");
+
+    let (hub, end) = (at_hub.finish()?, at_end.finish()?);
+    ensure!(
+        end.contains(MARKER),
+        "the search works: the far LAN sees the marker:\n{end}"
+    );
+    ensure!(
+        !hub.contains("marker") && !hub.contains("10.55.1.10"),
+        "the hub sees only ciphertext:\n{hub}"
+    );
+    let frames = hub
+        .lines()
+        .filter(|line| line.contains(": ") && line.contains("7000 0000"))
+        .count();
+    ensure!(frames > 50, "relay frames pass the hub: {frames}\n{hub}");
+    Ok(())
+}
