@@ -27,19 +27,25 @@ impl Limiter {
         }
     }
 
-    /// Whether another handshake from `source` may cost something now.
-    pub(crate) fn allows(&mut self, source: IpAddr, now: Instant) -> bool {
+    /// Whether another handshake from `source` may cost something now; `None` for one through a relay,
+    /// which forwards only what its own members send.
+    pub(crate) fn allows(&mut self, source: Option<IpAddr>, now: Instant) -> bool {
         if now.duration_since(self.window) >= Duration::from_secs(1) {
             self.window = now;
             self.total = 0;
             self.sources.fill(0);
         }
-        let slot = &mut self.sources[slot(source)];
-        if self.total >= PER_SECOND || *slot >= PER_SECOND_PER_SOURCE {
+        if self.total >= PER_SECOND {
             return false;
         }
+        if let Some(source) = source {
+            let counted = &mut self.sources[slot(source)];
+            if *counted >= PER_SECOND_PER_SOURCE {
+                return false;
+            }
+            *counted += 1;
+        }
         self.total += 1;
-        *slot += 1;
         true
     }
 }
@@ -64,16 +70,18 @@ mod tests {
         let begun = Instant::now();
         let mut limiter = Limiter::new(begun);
         let source: IpAddr = "192.0.2.1".parse().unwrap();
-        let allowed = (0..1000).filter(|_| limiter.allows(source, begun)).count();
+        let allowed = (0..1000)
+            .filter(|_| limiter.allows(Some(source), begun))
+            .count();
         assert_eq!(allowed, PER_SECOND_PER_SOURCE as usize);
         assert!(
-            limiter.allows("198.51.100.7".parse().unwrap(), begun),
+            limiter.allows("198.51.100.7".parse().ok(), begun),
             "another source is free"
         );
         let all = (0..100_000u32)
-            .filter(|i| limiter.allows(std::net::Ipv4Addr::from_bits(*i).into(), begun))
+            .filter(|i| limiter.allows(Some(std::net::Ipv4Addr::from_bits(*i).into()), begun))
             .count();
         assert!(all < PER_SECOND as usize);
-        assert!(limiter.allows(source, begun + Duration::from_secs(1)));
+        assert!(limiter.allows(Some(source), begun + Duration::from_secs(1)));
     }
 }

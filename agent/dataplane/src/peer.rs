@@ -6,12 +6,10 @@
 //! so short ones are refused before it; it does not pad, so [`padded_length`] does.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 use parking_lot::Mutex;
@@ -37,6 +35,8 @@ const WANTED: Duration = Duration::from_secs(180);
 pub(crate) struct Peer {
     pub(crate) key: PublicKey,
     pub(crate) index: u32,
+    /// Taken after a session's lock, a relay's too, and held for a copy only: so two sessions never wait for each other.
+    route: Mutex<Route>,
     session: Mutex<Session>,
     rx_bytes: AtomicU64,
     tx_bytes: AtomicU64,
@@ -74,10 +74,35 @@ pub(crate) enum Path {
     },
 }
 
-struct Session {
-    tunn: Tunn,
+/// Where a peer is, and whether it proved that.
+#[derive(Debug, Clone)]
+struct Route {
     config: PathConfig,
     path: Path,
+    is_authenticated: bool,
+}
+
+impl Route {
+    fn configure(&mut self, config: &PathConfig) {
+        if self.config == *config {
+            return;
+        }
+        self.config = config.clone();
+        self.path = match config {
+            PathConfig::Passive if matches!(self.path, Path::Direct(_)) => return,
+            PathConfig::Passive => Path::Unknown,
+            PathConfig::Direct(address) => Path::Direct(*address),
+            PathConfig::Relay { via, channel } => Path::Relay {
+                via: *via,
+                channel: *channel,
+            },
+        };
+        self.is_authenticated = false;
+    }
+}
+
+struct Session {
+    tunn: Tunn,
     keepalive: Option<Duration>,
     last_sent: Instant,
     last_wanted: Option<Instant>,
@@ -92,9 +117,7 @@ struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Session").finish_non_exhaustive()
     }
 }
 
@@ -106,23 +129,11 @@ impl Peer {
         now: Instant,
     ) -> Self {
         let public = X25519Public::from(config.public_key);
-        // A limiter of its own: one flooded tunnel must not put the others into cookie mode.
-        let limiter = Arc::new(RateLimiter::new(
-            &X25519Public::from(private_key),
-            HANDSHAKES_PER_SECOND,
-        ));
-        let tunn = Tunn::new(
-            private_key.clone(),
-            public,
-            None,
-            None,
-            index,
-            Some(limiter),
-        );
+        // No shared limiter: boringtun then makes one per tunnel and resets it itself,
+        // and one flooded tunnel does not put the others into cookie mode.
+        let tunn = Tunn::new(private_key.clone(), public, None, None, index, None);
         let session = Session {
             tunn,
-            config: PathConfig::Passive,
-            path: Path::Unknown,
             keepalive: None,
             last_sent: now,
             last_wanted: None,
@@ -137,6 +148,11 @@ impl Peer {
         Self {
             key: config.public_key,
             index,
+            route: Mutex::new(Route {
+                config: PathConfig::Passive,
+                path: Path::Unknown,
+                is_authenticated: false,
+            }),
             session: Mutex::new(session),
             rx_bytes: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),
@@ -147,21 +163,8 @@ impl Peer {
 
     /// Takes over a new configuration; an unchanged one leaves a roamed endpoint alone.
     pub(crate) fn configure(&self, config: &PeerConfig, now: Instant) {
+        self.route.lock().configure(&config.path);
         let mut session = self.session.lock();
-        if session.config != config.path {
-            session.config = config.path.clone();
-            session.path = match &config.path {
-                PathConfig::Passive => match &session.path {
-                    direct @ Path::Direct(_) => direct.clone(),
-                    Path::Unknown | Path::Relay { .. } => Path::Unknown,
-                },
-                PathConfig::Direct(address) => Path::Direct(*address),
-                PathConfig::Relay { via, channel } => Path::Relay {
-                    via: *via,
-                    channel: *channel,
-                },
-            };
-        }
         if session.keepalive != config.persistent_keepalive {
             session.keepalive = config.persistent_keepalive;
             if session.keepalive.is_some() {
@@ -186,18 +189,15 @@ impl Peer {
         scratch[packet.len()..padded].fill(0);
         let mut session = self.session.lock();
         session.last_wanted = Some(now);
-        if session.path == Path::Unknown {
+        let path = self.path();
+        if path == Path::Unknown {
             return Err(DropReason::NoEndpoint);
         }
-        let Session {
-            tunn,
-            path,
-            last_sent,
-            ..
-        } = &mut *session;
-        if let TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(&scratch[..padded], buffer) {
-            send(path, datagram);
-            *last_sent = now;
+        if let TunnResult::WriteToNetwork(datagram) =
+            session.tunn.encapsulate(&scratch[..padded], buffer)
+        {
+            send(&path, datagram);
+            session.last_sent = now;
         }
         self.tx_packets.fetch_add(1, Ordering::Relaxed);
         self.tx_bytes
@@ -229,7 +229,8 @@ impl Peer {
             TunnResult::WriteToNetwork(reply) => Some(reply.len()),
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 let length = packet.len();
-                session.heard(DATA, source);
+                session.heard(DATA);
+                self.learn(DATA, source);
                 drop(session);
                 self.rx_packets.fetch_add(1, Ordering::Relaxed);
                 self.rx_bytes.fetch_add(length as u64, Ordering::Relaxed);
@@ -240,15 +241,18 @@ impl Peer {
             let is_cookie = buffer.first() == Some(&COOKIE_REPLY);
             if is_cookie {
                 // Not authenticated: answered to where it came from, and nothing is learnt.
-                let to = source.map_or_else(|| session.path.clone(), Path::Direct);
+                let to = source.map_or_else(|| self.path(), Path::Direct);
                 send(&to, &buffer[..length]);
                 return Opened::Dropped(DropReason::RateLimited);
             }
-            session.heard(datagram[0], source);
-            session.transmit(&buffer[..length], now, send);
-            session.flush(buffer, now, send);
+            session.heard(datagram[0]);
+            self.learn(datagram[0], source);
+            let path = self.path();
+            session.transmit(&path, &buffer[..length], now, send);
+            session.flush(&path, buffer, now, send);
         } else {
-            session.heard(datagram[0], source);
+            session.heard(datagram[0]);
+            self.learn(datagram[0], source);
         }
         Opened::Nothing
     }
@@ -257,13 +261,16 @@ impl Peer {
 impl Peer {
     /// Timers, keepalives and beginning again; about every 200 ms.
     pub(crate) fn tick(&self, now: Instant, jitter: Duration, buffer: &mut [u8], send: Send<'_>) {
+        let path = self.path();
         let mut session = self.session.lock();
         match session.tunn.update_timers(buffer) {
             TunnResult::WriteToNetwork(datagram) => {
-                let length = datagram.len();
-                session.transmit(&buffer[..length], now, send);
+                send(&path, datagram);
+                session.last_sent = now;
             }
-            TunnResult::Err(WireGuardError::ConnectionExpired) if session.restart_at.is_none() => {
+            TunnResult::Err(WireGuardError::ConnectionExpired)
+                if session.restart_at.is_none() && path != Path::Unknown =>
+            {
                 session.expired(now, jitter);
             }
             TunnResult::Done
@@ -275,12 +282,12 @@ impl Peer {
             .keepalive
             .is_some_and(|interval| now.duration_since(session.last_sent) >= interval)
             && session.restart_at.is_none()
-            && session.path != Path::Unknown
+            && path != Path::Unknown
         {
-            session.keep_alive(now, buffer, send);
+            session.keep_alive(&path, now, buffer, send);
         }
         if session.restart_at.is_some_and(|at| at <= now) {
-            session.restart(now, buffer, send);
+            session.restart(&path, now, buffer, send);
         }
     }
 
@@ -303,7 +310,36 @@ impl Peer {
 
     /// Where its datagrams go now.
     pub(crate) fn path(&self) -> Path {
-        self.session.lock().path.clone()
+        self.route.lock().path.clone()
+    }
+
+    /// Where it proved to be, straight.
+    pub(crate) fn authenticated_endpoint(&self) -> Option<SocketAddr> {
+        match &*self.route.lock() {
+            Route {
+                path: Path::Direct(address),
+                is_authenticated: true,
+                ..
+            } => Some(*address),
+            Route { .. } => None,
+        }
+    }
+
+    /// An accepted datagram of this kind came straight from `source`, or through a relay: then nothing is learnt.
+    fn learn(&self, kind: u8, source: Option<SocketAddr>) {
+        // A cookie reply proves nothing about its sender's address.
+        let (Some(source), true) = (source, kind != COOKIE_REPLY) else {
+            return;
+        };
+        let mut route = self.route.lock();
+        if matches!(route.path, Path::Relay { .. }) {
+            return;
+        }
+        // An initiation alone may be an old one that was replayed to a box that lost its memory.
+        let proved = kind != HANDSHAKE_INITIATION;
+        let stays = route.path == Path::Direct(source);
+        route.is_authenticated = proved || (stays && route.is_authenticated);
+        route.path = Path::Direct(source);
     }
 
     /// What was counted; `relay_endpoint` is shown for a relayed peer.
@@ -312,7 +348,7 @@ impl Peer {
         relay_endpoint: impl Fn(&PublicKey) -> Option<SocketAddr>,
     ) -> PeerCounters {
         let session = self.session.lock();
-        let (endpoint, relayed) = match &session.path {
+        let (endpoint, relayed) = match &self.path() {
             Path::Unknown => (None, false),
             Path::Direct(address) => (Some(*address), false),
             Path::Relay { via, .. } => (relay_endpoint(via), true),
@@ -333,19 +369,14 @@ impl Peer {
 }
 
 impl Session {
-    /// A datagram of this kind was accepted; only a straight one moves the endpoint.
-    fn heard(&mut self, kind: u8, source: Option<SocketAddr>) {
+    /// A datagram of this kind was accepted.
+    fn heard(&mut self, kind: u8) {
         match kind {
             // The initiator is done with the response, the responder with the first data.
             HANDSHAKE_RESPONSE => self.handshake_done(),
             DATA if self.answered => self.handshake_done(),
             HANDSHAKE_INITIATION => self.answered = true,
-            // A cookie reply proves nothing about its sender's address.
-            COOKIE_REPLY => return,
             _ => {}
-        }
-        if let (Some(source), false) = (source, matches!(self.path, Path::Relay { .. })) {
-            self.path = Path::Direct(source);
         }
     }
 
@@ -357,15 +388,15 @@ impl Session {
         self.pause = FIRST_PAUSE;
     }
 
-    fn transmit(&mut self, datagram: &[u8], now: Instant, send: Send<'_>) {
-        send(&self.path, datagram);
+    fn transmit(&mut self, path: &Path, datagram: &[u8], now: Instant, send: Send<'_>) {
+        send(path, datagram);
         self.last_sent = now;
     }
 
     /// Sends what waited for the session: `decapsulate` with nothing gives one datagram after the other.
-    fn flush(&mut self, buffer: &mut [u8], now: Instant, send: Send<'_>) {
+    fn flush(&mut self, path: &Path, buffer: &mut [u8], now: Instant, send: Send<'_>) {
         while let TunnResult::WriteToNetwork(datagram) = self.tunn.decapsulate(None, &[], buffer) {
-            send(&self.path, datagram);
+            send(path, datagram);
             self.last_sent = now;
         }
     }
@@ -375,7 +406,7 @@ impl Session {
         let wanted = self
             .last_wanted
             .is_some_and(|last| now.duration_since(last) < WANTED);
-        if self.path == Path::Unknown || !(wanted || self.keepalive.is_some()) {
+        if !(wanted || self.keepalive.is_some()) {
             return;
         }
         self.handshake_failures += 1;
@@ -383,24 +414,24 @@ impl Session {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn restart(&mut self, now: Instant, buffer: &mut [u8], send: Send<'_>) {
+    fn restart(&mut self, path: &Path, now: Instant, buffer: &mut [u8], send: Send<'_>) {
         self.restart_at = None;
-        if self.path == Path::Unknown {
+        if *path == Path::Unknown {
             return;
         }
         if let TunnResult::WriteToNetwork(datagram) =
             self.tunn.format_handshake_initiation(buffer, true)
         {
             let length = datagram.len();
-            self.transmit(&buffer[..length], now, send);
+            self.transmit(path, &buffer[..length], now, send);
         }
     }
 
     /// An empty packet; without a session it begins a handshake.
-    fn keep_alive(&mut self, now: Instant, buffer: &mut [u8], send: Send<'_>) {
+    fn keep_alive(&mut self, path: &Path, now: Instant, buffer: &mut [u8], send: Send<'_>) {
         if let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(&[], buffer) {
             let length = datagram.len();
-            self.transmit(&buffer[..length], now, send);
+            self.transmit(path, &buffer[..length], now, send);
         }
         // Without a session boringtun may be waiting for an answer already: that counts as tried.
         self.last_sent = now;
@@ -416,9 +447,6 @@ const HANDSHAKE_INITIATION: u8 = 1;
 const HANDSHAKE_RESPONSE: u8 = 2;
 const COOKIE_REPLY: u8 = 3;
 const DATA: u8 = 4;
-
-/// Handshakes per second above which boringtun asks one peer's initiators for a cookie.
-const HANDSHAKES_PER_SECOND: u64 = 10;
 
 #[cfg(test)]
 mod tests {

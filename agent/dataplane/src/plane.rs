@@ -148,7 +148,7 @@ impl Plane {
         let Some((channel, inner)) = relay::parse(datagram) else {
             return self.receive(&table, datagram, Some(source), None, now, buffers, out);
         };
-        let is_at = |peer: &Peer| peer.path() == Path::Direct(source);
+        let is_at = |peer: &Peer| peer.authenticated_endpoint() == Some(source);
         if let Some([a, b]) = table.relay(channel) {
             let other = if is_at(a) {
                 Some(b)
@@ -252,7 +252,11 @@ impl Plane {
                     self.first_mac
                         .verify_packet(None, datagram, &mut unused)
                         .map_err(|_| DropReason::InvalidDatagram)?;
-                    if source.is_some_and(|source| !self.limiter.lock().allows(source.ip(), now)) {
+                    if !self
+                        .limiter
+                        .lock()
+                        .allows(source.map(|source| source.ip()), now)
+                    {
                         return Err(DropReason::RateLimited);
                     }
                     let half = parse_handshake_anon(&self.private, &self.public, &initiation)
@@ -290,7 +294,7 @@ impl Plane {
         if inner.len() < SMALLEST_MESSAGE {
             return self.tally.drop(DropReason::ShortDatagram);
         }
-        let Path::Direct(address) = to.path() else {
+        let Some(address) = to.authenticated_endpoint() else {
             return self.tally.drop(DropReason::NoEndpoint);
         };
         if out.datagram(address, &relay::header(channel), inner) {
@@ -300,7 +304,7 @@ impl Plane {
         }
     }
 
-    /// Sends a datagram of a peer along its path. Called with that peer's session locked; a relay is another peer.
+    /// Sends a datagram of a peer along its path. Called with that peer's session locked, so no other session may be.
     fn send(&self, table: &Table, path: &Path, datagram: &[u8], out: &mut dyn Output) {
         let sent = match path {
             Path::Unknown => return self.tally.drop(DropReason::NoEndpoint),

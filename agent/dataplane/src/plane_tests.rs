@@ -571,3 +571,110 @@ fn a_handshake_that_came_before_the_relay_knew_us_is_begun_again_at_once() {
         "what waited for the session arrives"
     );
 }
+
+#[test]
+fn a_peer_cannot_speak_from_another_peers_prefix() {
+    let mut world = World::new(3);
+    let both = vec![world.passive(1), world.passive(2)];
+    world.apply(0, &peers(both)).unwrap();
+    world.apply(1, &peers(vec![world.direct(0)])).unwrap();
+    world.send(1, &packet(2, 0, b"as if from node 2"));
+    assert!(world.take(0).is_empty());
+    assert_eq!(world.dropped(0, DropReason::WrongSource), 1);
+}
+
+#[test]
+fn handshakes_go_on_for_ever_and_not_only_ten_times() {
+    let mut world = pair();
+    for round in 0..30 {
+        // The initiator forgets everything; a fresh handshake must be answered each time.
+        world.apply(1, &Snapshot::default()).unwrap();
+        world.apply(1, &peers(vec![world.direct(0)])).unwrap();
+        world.send(1, &packet(1, 0, b"again"));
+        assert_eq!(world.take(0).len(), 1, "round {round}");
+        // boringtun's limiter counts real seconds, at most ten handshakes in each.
+        if round % 8 == 7 {
+            std::thread::sleep(Duration::from_millis(1050));
+            world.tick(0, Duration::from_millis(1050));
+        }
+    }
+}
+
+#[test]
+fn an_unchanged_configuration_leaves_a_roamed_endpoint_alone_and_a_changed_one_does_not() {
+    let mut world = World::new(2);
+    world.apply(0, &peers(vec![world.direct(1)])).unwrap();
+    world.apply(1, &peers(vec![world.direct(0)])).unwrap();
+    let roamed: SocketAddr = "198.51.100.9:4242".parse().unwrap();
+    let home = world.nodes[1].address;
+    let known = peers(vec![world.direct(1)]);
+    world.nodes[1].address = roamed;
+    world.send(1, &packet(1, 0, b"from elsewhere"));
+    world.apply(0, &known).unwrap();
+    assert_eq!(world.counters(0).peers[0].endpoint, Some(roamed));
+    let elsewhere = PathConfig::Direct("203.0.113.77:51820".parse().unwrap());
+    let moved = peers(vec![peer(world.key(1), 1, elsewhere)]);
+    world.apply(0, &moved).unwrap();
+    assert_eq!(
+        world.counters(0).peers[0].endpoint,
+        Some("203.0.113.77:51820".parse().unwrap())
+    );
+    assert_ne!(home, roamed);
+}
+
+#[test]
+fn a_configured_address_is_not_an_authenticated_one() {
+    let mut world = World::new(3);
+    let relays = vec![RelayChannel {
+        channel: 9,
+        members: [world.key(0), world.key(1)],
+    }];
+    let configured = vec![world.direct(0), world.direct(1)];
+    world
+        .apply(
+            2,
+            &Snapshot {
+                peers: configured,
+                relays,
+            },
+        )
+        .unwrap();
+    let frame = [&relay::header(9)[..], &[4; 64]].concat();
+    let from = world.nodes[0].address;
+    world.throw(2, from, &frame);
+    assert_eq!(world.dropped(2, DropReason::RelayRefused), 1);
+    assert!(world.seen.is_empty());
+}
+
+#[test]
+fn a_flood_of_handshakes_is_bounded_before_it_costs_anything() {
+    let mut world = pair();
+    world.send(1, &packet(1, 0, b"up"));
+    let initiation = world
+        .seen
+        .iter()
+        .find(|(_, _, bytes)| bytes[0] == 1)
+        .unwrap()
+        .2
+        .clone();
+    let flooder: SocketAddr = "198.51.100.9:1".parse().unwrap();
+    for _ in 0..200 {
+        world.throw(0, flooder, &initiation);
+        world.flights.clear();
+    }
+    assert!(world.dropped(0, DropReason::RateLimited) >= 150);
+}
+
+#[test]
+fn two_peers_on_one_channel_of_a_relay_are_refused() {
+    let world = World::new(4);
+    let twice = vec![
+        world.direct(1),
+        world.relayed(2, 1, 9),
+        world.relayed(3, 1, 9),
+    ];
+    assert_eq!(
+        world.apply(0, &peers(twice)),
+        Err(SnapshotError::DuplicateChannel(9))
+    );
+}
