@@ -73,9 +73,13 @@ struct Plane {
 }
 
 impl Host {
+    /// Checks capability and TUN device, before anything is made or changed.
+    pub fn check_rights() -> Result<(), HostError> {
+        preflight::check()
+    }
+
     /// Checks that the network can be changed at all, and removes what a crashed run left.
     pub async fn new(settings: HostSettings) -> Result<Self, HostError> {
-        preflight::check()?;
         nftables::check().await?;
         let netlink = Netlink::open()?;
         let ipv6 = sysctl::ipv6_usable();

@@ -197,6 +197,7 @@ mod tests {
             root: IdentityKey([seed; 32]),
             controllers: vec!["203.0.113.10:443".parse().unwrap()],
             view: None,
+            endpoints: std::collections::BTreeMap::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
 use pnsbox_proto::message::{JoinRequest, ToAgent, ToController, ViewOutcome};
-use pnsbox_proto::view::SignedView;
+use pnsbox_proto::view::{PeerPath, SignedView};
 use tracing::{info, warn};
 
 use crate::catalogue::Catalogue;
@@ -19,7 +19,7 @@ use crate::event::{
     SavedView, Start, TunnelState,
 };
 use crate::force::{Candidate, Ended, Force};
-use crate::host_config::Ports;
+use crate::host_config::Settings;
 use crate::jitter::Jitter;
 use crate::links::{LinkNews, Links};
 use crate::report::Reporter;
@@ -27,6 +27,8 @@ use crate::view::{Judge, Refusal, View};
 
 /// How often timers are looked at. Everything that waits here waits for seconds.
 const TICK: Duration = Duration::from_millis(250);
+/// An endpoint that moves more often is not worth the disk.
+const ENDPOINTS_SAVED_AT_MOST_EVERY: Duration = Duration::from_secs(60);
 
 /// One agent.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub struct Agent {
     pub(crate) reporter: Reporter,
     pub(crate) broken_state: Option<String>,
     jitter: Jitter,
+    endpoints_saved_at: Option<Duration>,
     tick_at: Duration,
     outputs: VecDeque<Output>,
 }
@@ -57,10 +60,14 @@ impl Agent {
             link_port: start.link_port,
             facts: HostFacts::default(),
             control: Control::new(start.saved.as_ref().map(|_| now.monotonic)),
-            force: Force::new(Ports {
+            force: Force::new(Settings {
                 link: start.link_port,
                 http: start.http_port,
                 mtu: start.mtu,
+                endpoints: start
+                    .saved
+                    .as_ref()
+                    .map_or_else(BTreeMap::new, |saved| saved.endpoints.clone()),
             }),
             links: start
                 .saved
@@ -71,6 +78,7 @@ impl Agent {
             reporter: Reporter::new(now),
             broken_state: None,
             jitter: Jitter::new(start.seed),
+            endpoints_saved_at: None,
             tick_at: now.monotonic,
             outputs: VecDeque::new(),
             saved: start.saved,
@@ -213,7 +221,33 @@ impl Agent {
             links.tick(now.monotonic, shares, &mut out);
             self.outputs.extend(out);
         }
+        self.save_endpoints(now);
         self.report(now);
+    }
+
+    /// Keeps the endpoints of peers that dial us for the next start; disks of edge boxes do not like to be written often.
+    fn save_endpoints(&mut self, now: Now) {
+        let saved_lately = self
+            .endpoints_saved_at
+            .is_some_and(|at| now.monotonic < at + ENDPOINTS_SAVED_AT_MOST_EVERY);
+        let (Some(saved), Some(view), false) = (&mut self.saved, self.force.view(), saved_lately)
+        else {
+            return;
+        };
+        let dialling_us = view
+            .peers
+            .values()
+            .filter(|peer| peer.path == PeerPath::Passive);
+        let seen: BTreeMap<_, _> = dialling_us
+            .filter_map(|peer| Some((peer.wireguard, self.tunnels.get(&peer.wireguard)?.endpoint?)))
+            .collect();
+        if seen.is_empty() || seen == saved.endpoints {
+            return;
+        }
+        saved.endpoints = seen;
+        self.endpoints_saved_at = Some(now.monotonic);
+        self.outputs
+            .push_back(Output::Persist(Box::new(saved.clone())));
     }
 
     fn tick_control(&mut self, now: Now) {
@@ -335,6 +369,7 @@ impl Agent {
                     root,
                     controllers,
                     view: None,
+                    endpoints: BTreeMap::new(),
                 };
                 self.outputs
                     .push_back(Output::Persist(Box::new(saved.clone())));

@@ -3,6 +3,7 @@
 //! The shell turns sockets, files and kernel into [`Input`]s and [`Output`]s into sockets, files and kernel.
 //! No other road leads in or out of the core.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -194,6 +195,9 @@ pub struct SavedState {
     pub controllers: Vec<SocketAddr>,
     /// The view in force, complete.
     pub view: Option<SavedView>,
+    /// Where peers that dial this node were seen last: a guess that saves them a timeout after a restart here.
+    #[serde(default)]
+    pub endpoints: BTreeMap<WireguardKey, SocketAddr>,
 }
 
 /// A view with the proof of who signed it.

@@ -6,7 +6,7 @@ use pnsbox_proto::envelope::Envelope;
 
 use crate::event::{HostFacts, Output, ViewId};
 use crate::host::HostConfig;
-use crate::host_config::{Ports, host_config};
+use crate::host_config::{Settings, host_config};
 use crate::view::View;
 
 /// What the host refused may be possible later: a port gets free, an uplink changes.
@@ -15,7 +15,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// The view in force, the one under way, and the one that waits.
 #[derive(Debug)]
 pub(crate) struct Force {
-    ports: Ports,
+    settings: Settings,
     current: Option<InForce>,
     under_way: Option<UnderWay>,
     waiting: Option<Candidate>,
@@ -68,9 +68,9 @@ pub(crate) enum Ended {
 }
 
 impl Force {
-    pub(crate) fn new(ports: Ports) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self {
-            ports,
+            settings,
             current: None,
             under_way: None,
             waiting: None,
@@ -116,7 +116,7 @@ impl Force {
             return None;
         }
         self.retry_at = None;
-        match host_config(&candidate.view, facts, self.ports) {
+        match host_config(&candidate.view, facts, &self.settings) {
             Ok(config) => {
                 self.generation += 1;
                 let host = Box::new(config.clone());
@@ -184,7 +184,7 @@ impl Force {
             return;
         }
         let Some(current) = &self.current else { return };
-        let changed = host_config(&current.view, facts, self.ports)
+        let changed = host_config(&current.view, facts, &self.settings)
             .is_ok_and(|config| config != current.config);
         if changed && self.under_way.is_none() {
             let candidate = Candidate {

@@ -1,34 +1,45 @@
 //! From a view to what the host must look like. Pure: the same view and facts give the same configuration.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use pnsbox_proto::id::AgencyName;
+use pnsbox_proto::key::WireguardKey;
 use pnsbox_proto::view::{PeerPath, PeerRecord};
 
 use crate::event::HostFacts;
 use crate::host::{Filter, ForwardRule, HostConfig, Interface, Relay, Tunnel, TunnelPath};
 use crate::view::View;
 
-/// What does not come from the view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
+/// What does not come from the view, and stays for the life of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
     /// UDP port of links.
     pub link: u16,
     /// TCP port of metrics.
     pub http: u16,
     /// Interface MTU, in bytes.
     pub mtu: u16,
+    /// Where peers that dial this node were seen before it restarted.
+    pub endpoints: BTreeMap<WireguardKey, SocketAddr>,
 }
 
 /// The configuration that puts `view` into force on a host that looks like `facts`,
 /// or why it would cut the host off.
-pub fn host_config(view: &View, facts: &HostFacts, ports: Ports) -> Result<HostConfig, String> {
+pub fn host_config(
+    view: &View,
+    facts: &HostFacts,
+    settings: &Settings,
+) -> Result<HostConfig, String> {
     if let Some(collision) = pool_collision(view, facts) {
         return Err(collision);
     }
-    let tunnels: Vec<Tunnel> = view.peers.values().map(|peer| tunnel(view, peer)).collect();
+    let tunnels: Vec<Tunnel> = view
+        .peers
+        .values()
+        .map(|peer| tunnel(view, peer, settings))
+        .collect();
     let mut routes: BTreeSet<IpNet> = tunnels
         .iter()
         .flat_map(|tunnel| tunnel.allowed_prefixes.clone())
@@ -50,19 +61,25 @@ pub fn host_config(view: &View, facts: &HostFacts, ports: Ports) -> Result<HostC
         interface: Some(Interface {
             overlay_v4: view.node.overlay_v4,
             overlay_v6: view.node.overlay_v6,
-            mtu: ports.mtu,
+            mtu: settings.mtu,
         }),
         throws,
         routes: routes.into_iter().collect(),
-        filter: Some(filter(view, ports)),
+        filter: Some(filter(view, settings)),
         relays: relays.collect(),
         tunnels,
     })
 }
 
-fn tunnel(view: &View, peer: &PeerRecord) -> Tunnel {
+fn tunnel(view: &View, peer: &PeerRecord, settings: &Settings) -> Tunnel {
     let path = match &peer.path {
-        PeerPath::Passive => TunnelPath::Passive,
+        // The guess is as good as the peer's NAT; the peer's own datagrams correct it.
+        PeerPath::Passive => {
+            let seen = settings.endpoints.get(&peer.wireguard);
+            seen.map_or(TunnelPath::Passive, |endpoint| {
+                TunnelPath::Direct(*endpoint)
+            })
+        }
         PeerPath::Direct { endpoint } => TunnelPath::Direct(*endpoint),
         PeerPath::Relay { relay, channel } => match view.peers.get(relay) {
             Some(relay) => TunnelPath::Relay {
@@ -95,7 +112,7 @@ fn throws(view: &View, facts: &HostFacts, routes: &BTreeSet<IpNet>) -> Vec<IpNet
         .collect()
 }
 
-fn filter(view: &View, ports: Ports) -> Filter {
+fn filter(view: &View, settings: &Settings) -> Filter {
     let mut inbound = Vec::new();
     for link in view.links.values() {
         let sources = sources_of(view, &link.with);
@@ -112,8 +129,8 @@ fn filter(view: &View, ports: Ports) -> Filter {
         inbound,
         own_prefixes: view.node.prefixes.clone(),
         peer_addresses: view.peers.values().flat_map(overlay).collect(),
-        link_port: ports.link,
-        http_port: ports.http,
+        link_port: settings.link,
+        http_port: settings.http,
     }
 }
 

@@ -531,7 +531,7 @@ impl Counters {
     }
 }
 
-/// Every word of [`refusal_word`], for metrics that exist from the start.
+/// Every reason for which a join is refused, as metrics say it.
 pub const REFUSALS: [&str; 6] = [
     "unknown_token",
     "expired",

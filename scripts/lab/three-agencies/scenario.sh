@@ -37,6 +37,7 @@ source "$SCENARIO_DIR/servers.sh"
 scenario_network() {
     configure_host isp <<<'link add br0 type bridge'
     # Where the machine has br_netfilter, bridged packets would go through the rules for routed ones.
+    # shellcheck disable=SC2016 # expanded by the shell inside the host
     in_host isp sh -c 'for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e "$f" ] || echo 0 >"$f"; done'
     public_site pusat-ctl pusat.controller eth0 203.0.113.10
     public_site pusat pusat.gw wan0 203.0.113.20

@@ -116,6 +116,7 @@ pub(crate) fn saved(name: &str) -> SavedState {
         root: public(&secret(1)),
         controllers: vec![controller_address()],
         view: None,
+        endpoints: BTreeMap::new(),
     }
 }
 

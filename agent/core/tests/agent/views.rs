@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::*;
 use pnsbox_agent_core::event::{
-    HostFacts, Input, InterfaceAddress, Output, SavedState, SavedView, Uplink,
+    HostFacts, Input, InterfaceAddress, Output, SavedState, SavedView, TunnelState, Uplink,
 };
 use pnsbox_agent_core::host::{HostConfig, TunnelPath};
 use pnsbox_proto::key::WireguardKey;
@@ -417,4 +417,53 @@ fn own_networks_inside_a_route_or_equal_to_it_stay_with_the_host() {
             "{own}"
         );
     }
+}
+
+#[test]
+fn where_peers_were_seen_is_saved_now_and_then_and_tried_after_a_restart() {
+    let records = || texts(&[node_record(ME, 44), peer_record(HUB, 33, PeerPath::Passive)]);
+    let view = |version| view_of(ME, version, &records(), &secret(2), |_| true);
+    let mut agent = Driven::online(Vec::new());
+    agent.view(view(1));
+    agent.host_agrees();
+    agent.take();
+    let seen = |endpoint: &str, agent: &mut Driven| {
+        agent.input(Input::Tunnels(vec![TunnelState {
+            key: WireguardKey([33; 32]),
+            endpoint: Some(endpoint.parse().unwrap()),
+            last_handshake: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }]));
+        agent.pass(Duration::from_secs(1));
+        agent
+            .take()
+            .into_iter()
+            .rev()
+            .find_map(|output| match output {
+                Output::Persist(saved) => Some(*saved),
+                _ => None,
+            })
+    };
+    let saved = seen("198.51.100.1:4000", &mut agent).expect("the first is saved at once");
+    assert_eq!(
+        seen("198.51.100.1:4000", &mut agent),
+        None,
+        "nothing changed"
+    );
+    assert_eq!(
+        seen("198.51.100.1:4001", &mut agent),
+        None,
+        "not twice in a minute"
+    );
+    agent.pass(Duration::from_secs(60));
+    let later = seen("198.51.100.1:4001", &mut agent).expect("saved when the minute was over");
+    assert_ne!(later, saved);
+
+    let mut restarted = Driven::new(start(44, Some(saved), Vec::new()));
+    let host = applied(&mut restarted).unwrap();
+    assert_eq!(
+        host.tunnels[0].path,
+        TunnelPath::Direct("198.51.100.1:4000".parse().unwrap())
+    );
 }
