@@ -26,14 +26,14 @@ main() {
         --long) export PNSBOX_LONG=1 ;;
         '') ;;
         -h | --help)
-            say "usage: scripts/test.sh [--long]     --long waits as long as the real world would (15 minutes more)"
+            say "usage: scripts/test.sh [--long]     --long waits as long as the real world would (5 minutes more)"
             exit 0
             ;;
         *) usage_error "unknown argument '$1'; usage: scripts/test.sh [--long]" ;;
     esac
     cd -- "$PROJECT_DIR"
     check_machine
-    install_packages "${LAB_PACKAGES[@]}"
+    install_packages "${LAB_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
     need_cargo
     need_lints
     if [[ $(rustc --version | awk '{ print $2 }') == "$JUDGING_RUSTC" ]]; then STRICT=1; fi

@@ -8,3 +8,6 @@ LAB_PACKAGES=(
     samba:smbd smbclient:smbclient nginx:nginx
     'postgresql-15:/usr/lib/postgresql/*/bin/initdb'
 )
+
+# What the tests set against our programs.
+TEST_PACKAGES=(wireguard-go:wireguard-go wireguard-tools:wg)

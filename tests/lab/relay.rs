@@ -21,17 +21,16 @@ pub(crate) fn the_relay_sees_ciphertext_only(lab: &Lab) -> Result<()> {
     );
 
     let pattern: String = MARKER.bytes().map(|b| format!("{b:02x}")).collect();
-    let at_hub = lab.spawn(
+    let mut at_hub = lab.spawn(
         "prov-jateng.gw",
         &[
             "timeout", "12", "tcpdump", "-nXi", "any", "-s", "0", "-c", "400",
         ],
     )?;
-    let at_end = lab.spawn(
+    let mut at_end = lab.spawn(
         "kota-malang.lan",
         &["timeout", "12", "tcpdump", "-nAi", "any", "-c", "5", "icmp"],
     )?;
-    std::thread::sleep(Duration::from_secs(1));
     let ping = [
         "ping",
         "-nc",
@@ -44,8 +43,15 @@ pub(crate) fn the_relay_sees_ciphertext_only(lab: &Lab) -> Result<()> {
         &pattern,
         "10.55.1.10",
     ];
-    let said = lab.run("kab-demak.lan", &ping)?;
-    ensure!(said.contains(" 0% packet loss"), "{said}");
+    lab.wait(
+        "both captures have seen enough",
+        Duration::from_secs(15),
+        |lab| {
+            let said = lab.run("kab-demak.lan", &ping)?;
+            ensure!(said.contains(" 0% packet loss"), "{said}");
+            Ok(at_hub.is_over()? && at_end.is_over()?)
+        },
+    )?;
 
     let (hub, end) = (at_hub.finish()?, at_end.finish()?);
     ensure!(

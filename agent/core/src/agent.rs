@@ -1,29 +1,27 @@
 //! The agent: hands each input to the machine that it concerns and collects what they want done.
 
+mod talk;
+mod views;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use pnsbox_proto::PROTOCOL_VERSION;
-use pnsbox_proto::certificate::ControllerCertificate;
-use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::NodeName;
-use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
-use pnsbox_proto::message::{JoinRequest, ToAgent, ToController, ViewOutcome};
-use pnsbox_proto::view::{PeerPath, SignedView};
-use tracing::{info, warn};
+use pnsbox_proto::key::WireguardKey;
+use pnsbox_proto::message::{LinkMessage, ToController};
+use pnsbox_proto::view::PeerPath;
 
 use crate::catalogue::Catalogue;
-use crate::control::{Control, Expected, Session, judge_certificate};
+use crate::control::Control;
 use crate::event::{
-    ConnectionId, HostFacts, Identity, Input, JoinCommand, Joined, Now, Output, SavedState,
-    SavedView, Start, TunnelState,
+    ConnectionId, HostFacts, Identity, Input, Now, Output, SavedState, Start, TunnelState,
 };
-use crate::force::{Candidate, Ended, Force};
+use crate::force::Force;
 use crate::host_config::Settings;
 use crate::jitter::Jitter;
 use crate::links::{LinkNews, Links};
 use crate::report::Reporter;
-use crate::view::{Judge, Refusal, View};
 
 /// How often timers are looked at. Everything that waits here waits for seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -189,22 +187,6 @@ impl Agent {
         self.force.view().is_some() || self.saved.as_ref().is_none_or(|saved| saved.view.is_none())
     }
 
-    /// Puts the saved view into force, without asking anybody.
-    fn restore(&mut self) {
-        let Some(saved) = &self.saved else { return };
-        let Some(view) = &saved.view else { return };
-        match judge_saved(saved, view) {
-            Ok(view) => self.put(Candidate {
-                view,
-                sent_by: None,
-            }),
-            Err(reason) => {
-                warn!(%reason, "the saved view is not used");
-                self.broken_state = Some(reason);
-            }
-        }
-    }
-
     fn tick(&mut self, now: Now) {
         self.tick_at = now.monotonic + TICK;
         self.tick_control(now);
@@ -250,344 +232,6 @@ impl Agent {
             .push_back(Output::Persist(Box::new(saved.clone())));
     }
 
-    fn tick_control(&mut self, now: Now) {
-        if self
-            .control
-            .join
-            .as_ref()
-            .is_some_and(|join| join.until <= now.monotonic)
-        {
-            let why = self
-                .control
-                .last_error
-                .clone()
-                .unwrap_or_else(|| "no controller answered".into());
-            self.end_join(
-                Err(format!(
-                    "{why}; check that this box reaches the controller over UDP, then try again"
-                )),
-                now,
-            );
-        }
-        if self.control.welcome_is_overdue(now.monotonic) {
-            self.close_control("the controller did not introduce itself", now);
-        }
-        if self.control.dial_is_due(now.monotonic) {
-            let controllers = match (&self.control.join, &self.saved) {
-                (Some(join), _) => join.command.anchor.controllers.clone(),
-                (None, Some(saved)) => saved.controllers.clone(),
-                (None, None) => return,
-            };
-            self.control.session = Session::Dialling;
-            self.outputs.push_back(Output::DialControl { controllers });
-        }
-    }
-
-    fn join(&mut self, command: JoinCommand, now: Now) {
-        let refusal = match &self.saved {
-            Some(SavedState { joined, .. }) if joined.network == command.anchor.network => {
-                Some(format!(
-                    "this box already is {} of network {}",
-                    joined.node, joined.network
-                ))
-            }
-            Some(SavedState { joined, .. }) => Some(format!(
-                "this box already is {} of network {}, and the anchor is of network {}: \
-                 a box belongs to one network; start with an empty state directory to change it",
-                joined.node, joined.network, command.anchor.network
-            )),
-            None if self.control.join.is_some() => {
-                Some("a join is already under way; wait for its answer".into())
-            }
-            None => None,
-        };
-        if let Some(reason) = refusal {
-            self.outputs.push_back(Output::JoinOutcome(Err(reason)));
-            return;
-        }
-        let controllers = command.anchor.controllers.clone();
-        self.control.begin_join(command, now);
-        self.outputs.push_back(Output::DialControl { controllers });
-    }
-
-    fn end_join(&mut self, outcome: Result<Joined, String>, now: Now) {
-        self.control.join = None;
-        if outcome.is_err() {
-            self.outputs.push_back(Output::CloseControl {
-                reason: "the join failed".into(),
-            });
-            self.control.session = Session::Offline { dial_at: None };
-            self.control.since = Some(now.wall);
-        }
-        self.outputs.push_back(Output::JoinOutcome(outcome));
-    }
-
-    fn controller_said(&mut self, message: ToAgent, now: Now) {
-        match message {
-            ToAgent::Welcome {
-                root,
-                certificate,
-                observed,
-                node,
-                ..
-            } => {
-                let Session::Greeting { key, .. } = self.control.session else {
-                    return;
-                };
-                match self.welcome(&root, &certificate, &key, node.as_ref()) {
-                    Ok(()) => {
-                        self.control.online(key, certificate, observed, now);
-                        self.greeted();
-                    }
-                    Err(reason) if self.control.join.is_some() => self.end_join(Err(reason), now),
-                    Err(reason) => self.close_control(&reason, now),
-                }
-            }
-            ToAgent::Joined {
-                network,
-                node,
-                controllers,
-            } if self.control.is_online() => {
-                let Some(join) = self.control.join.clone() else {
-                    return;
-                };
-                let Some(root) = self.control.root else {
-                    return;
-                };
-                if network != join.command.anchor.network {
-                    return self.end_join(
-                        Err(format!(
-                            "the controller let this box into network {network}"
-                        )),
-                        now,
-                    );
-                }
-                let joined = Joined { network, node };
-                self.links = Some(Links::new(joined.node.clone()));
-                let saved = SavedState {
-                    joined: joined.clone(),
-                    root,
-                    controllers,
-                    view: None,
-                    endpoints: BTreeMap::new(),
-                };
-                self.outputs
-                    .push_back(Output::Persist(Box::new(saved.clone())));
-                self.saved = Some(saved);
-                self.end_join(Ok(joined), now);
-                self.announce();
-            }
-            ToAgent::JoinRefused { reason } if self.control.join.is_some() => {
-                self.end_join(Err(reason.to_string()), now);
-            }
-            ToAgent::View(offered) if self.control.is_online() => self.offered(&offered, now),
-            ToAgent::Joined { .. } | ToAgent::JoinRefused { .. } | ToAgent::View(_) => {}
-        }
-    }
-
-    /// Whether to believe the controller that introduced itself.
-    fn welcome(
-        &mut self,
-        root: &IdentityKey,
-        certificate: &Envelope,
-        tls_key: &IdentityKey,
-        known_as: Option<&NodeName>,
-    ) -> Result<(), String> {
-        let expected = match (&self.control.join, &self.saved) {
-            (Some(join), _) => Expected {
-                network: &join.command.anchor.network,
-                root: join.command.anchor.root,
-            },
-            (None, Some(saved)) => Expected {
-                network: &saved.joined.network,
-                root: saved.root.fingerprint(),
-            },
-            (None, None) => return Err("nobody asked this box to join".into()),
-        };
-        judge_certificate(expected, root, certificate, tls_key)?;
-        if let (Some(saved), known_as) = (&self.saved, known_as)
-            && known_as != Some(&saved.joined.node)
-        {
-            let known =
-                known_as.map_or_else(|| "not at all".to_owned(), |node| format!("as {node}"));
-            return Err(format!(
-                "the controller knows this box {known}, not as {}",
-                saved.joined.node
-            ));
-        }
-        self.control.root = Some(*root);
-        Ok(())
-    }
-
-    /// The controller is believed: say what it waits for.
-    fn greeted(&mut self) {
-        if let Some(join) = &self.control.join {
-            let request = JoinRequest {
-                token: join.command.anchor.token.clone(),
-                wireguard: self.identity.wireguard,
-                prefixes: join.command.prefixes.clone(),
-                public_endpoint: join.command.public_endpoint,
-            };
-            self.say(ToController::Join(request));
-        } else {
-            self.tell_controller_services();
-            self.reporter.report_soon();
-            // The outcome may have been lost with the session before.
-            self.acknowledge();
-        }
-    }
-
-    fn control_lost(&mut self, reason: String, now: Now) {
-        let may_dial = self.saved.is_some() || self.control.join.is_some();
-        self.control.lost(reason, may_dial, now, &mut self.jitter);
-    }
-
-    fn close_control(&mut self, reason: &str, now: Now) {
-        self.outputs.push_back(Output::CloseControl {
-            reason: reason.into(),
-        });
-        self.control_lost(reason.into(), now);
-    }
-
-    fn offered(&mut self, offered: &SignedView, now: Now) {
-        let (Some(saved), Session::Online { key, certificate }) =
-            (&self.saved, &self.control.session)
-        else {
-            return;
-        };
-        let digest = offered.manifest.payload_digest();
-        if self
-            .force
-            .view()
-            .is_some_and(|view| view.id.digest == digest)
-        {
-            return self.acknowledge();
-        }
-        let joined = &saved.joined;
-        let judge = Judge {
-            network: &joined.network,
-            node: &joined.node,
-            controller: key,
-        };
-        match judge.accept(offered, self.force.newest()) {
-            Ok(view) => {
-                if !view.quarantined.is_empty() {
-                    warn!(records = ?view.quarantined, "records of the view cannot be read and are left out");
-                }
-                info!(version = view.id.version, "a view is accepted");
-                let (mut out, sent_by) = (Vec::new(), Some(certificate.clone()));
-                let ended = self
-                    .force
-                    .put(Candidate { view, sent_by }, &self.facts, &mut out);
-                self.outputs.extend(out);
-                if let Some(ended) = ended {
-                    self.attempt_ended(ended, now);
-                }
-            }
-            Err(Refusal::Incomplete(missing)) => {
-                info!(missing, "the view needs records that are not here");
-                self.refuse(offered, digest, ViewOutcome::Incomplete);
-            }
-            Err(refusal) => {
-                warn!(%refusal, "a view is refused");
-                self.refuse(
-                    offered,
-                    digest,
-                    ViewOutcome::Refused {
-                        reason: refusal.to_string(),
-                    },
-                );
-            }
-        }
-    }
-
-    /// Answers for a view that was not accepted. Its version is only what it claims.
-    fn refuse(&mut self, offered: &SignedView, digest: Digest, outcome: ViewOutcome) {
-        let claimed = serde_json::from_str::<serde_json::Value>(&offered.manifest.payload).ok();
-        let version = claimed
-            .and_then(|manifest| manifest["version"].as_u64())
-            .unwrap_or(0);
-        self.say(ToController::ViewOutcome {
-            version,
-            digest,
-            outcome,
-            quarantined: Vec::new(),
-        });
-    }
-
-    fn put(&mut self, candidate: Candidate) {
-        let mut out = Vec::new();
-        // At the start there are no facts, and so nothing to refuse for.
-        drop(self.force.put(candidate, &self.facts, &mut out));
-        self.outputs.extend(out);
-    }
-
-    fn attempt_ended(&mut self, ended: Ended, now: Now) {
-        match ended {
-            Ended::Stale => {}
-            Ended::InForce { sent_by } => self.in_force(sent_by, now),
-            Ended::Refused {
-                id,
-                reason,
-                is_awaited,
-            } => {
-                warn!(version = id.version, %reason, "the view is not in force");
-                if is_awaited {
-                    let outcome = ViewOutcome::Refused { reason };
-                    let quarantined = Vec::new();
-                    self.say(ToController::ViewOutcome {
-                        version: id.version,
-                        digest: id.digest,
-                        outcome,
-                        quarantined,
-                    });
-                }
-                self.reporter.report_soon();
-            }
-        }
-    }
-
-    fn in_force(&mut self, sent_by: Option<Envelope>, now: Now) {
-        let Some(view) = self.force.view() else {
-            return;
-        };
-        info!(version = view.id.version, "the view is in force");
-        let mut out = Vec::new();
-        if let Some(links) = &mut self.links {
-            links.reconcile(view, self.link_port, now.monotonic, &mut out);
-        }
-        self.catalogue.retain(view);
-        self.reporter.in_force(now);
-        let is_awaited = sent_by.is_some();
-        if let (Some(saved), Some(certificate)) = (&mut self.saved, sent_by) {
-            saved.view = Some(SavedView {
-                certificate,
-                view: view.signed.clone(),
-            });
-            out.push(Output::Persist(Box::new(saved.clone())));
-        }
-        self.outputs.extend(out);
-        if is_awaited {
-            self.acknowledge();
-        }
-        self.announce();
-        self.reporter.report_soon();
-    }
-
-    /// Says that the view in force is in force.
-    fn acknowledge(&mut self) {
-        let Some(view) = self.force.view() else {
-            return;
-        };
-        let message = ToController::ViewOutcome {
-            version: view.id.version,
-            digest: view.id.digest,
-            outcome: ViewOutcome::Applied,
-            quarantined: view.quarantined.clone(),
-        };
-        self.say(message);
-    }
-
     fn link_news(&mut self, news: LinkNews) {
         match news {
             LinkNews::None => {}
@@ -620,7 +264,7 @@ impl Agent {
     fn tell_peer(&mut self, peer: &NodeName, connection: ConnectionId) {
         let Some(own) = self.node() else { return };
         let services = self.catalogue.for_agency(own, &peer.agency());
-        let message = pnsbox_proto::message::LinkMessage::Services { services };
+        let message = LinkMessage::Services { services };
         self.outputs.push_back(Output::SendLink {
             connection,
             message,
@@ -652,20 +296,4 @@ impl Agent {
         self.outputs.extend(out);
         result
     }
-}
-
-/// Judges what was on disk as if it came from the network: root, certificate, manifest.
-fn judge_saved(saved: &SavedState, view: &SavedView) -> Result<View, String> {
-    let certificate: ControllerCertificate = view
-        .certificate
-        .open(&saved.root)
-        .map_err(|e| format!("the saved certificate is not used: {e}"))?;
-    let judge = Judge {
-        network: &saved.joined.network,
-        node: &saved.joined.node,
-        controller: &certificate.controller,
-    };
-    judge
-        .accept(&view.view, None)
-        .map_err(|e| format!("the saved view is not used: {e}"))
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | What can happen, and what can be done about it? | [`event`] |
 //! | Who is believed, and when is a controller dialled? | `control` |
+//! | Who is talked to, and how does a view travel? | `agent::talk`, `agent::views` |
 //! | Which view is accepted? | [`view`] |
 //! | How does it come into force? | `force` |
 //! | What must the host look like? | [`host_config`], in the words of [`host`] |

@@ -1,0 +1,187 @@
+//! Views on their way into force: from disk or from the controller, through the host, back to both.
+
+use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::key::Digest;
+use pnsbox_proto::message::{ToController, ViewOutcome};
+use pnsbox_proto::view::SignedView;
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::control::Session;
+use crate::event::{Now, Output, SavedState, SavedView};
+use crate::force::{Candidate, Ended};
+use crate::view::{Judge, Refusal, View};
+
+impl Agent {
+    /// Puts the saved view into force, without asking anybody.
+    pub(super) fn restore(&mut self) {
+        let Some(saved) = &self.saved else { return };
+        let Some(view) = &saved.view else { return };
+        match judge_saved(saved, view) {
+            Ok(view) => self.put(Candidate {
+                view,
+                sent_by: None,
+            }),
+            Err(reason) => {
+                warn!(%reason, "the saved view is not used");
+                self.broken_state = Some(reason);
+            }
+        }
+    }
+
+    pub(super) fn offered(&mut self, offered: &SignedView, now: Now) {
+        let (Some(saved), Session::Online { key, certificate }) =
+            (&self.saved, &self.control.session)
+        else {
+            return;
+        };
+        let digest = offered.manifest.payload_digest();
+        if self
+            .force
+            .view()
+            .is_some_and(|view| view.id.digest == digest)
+        {
+            return self.acknowledge();
+        }
+        let joined = &saved.joined;
+        let judge = Judge {
+            network: &joined.network,
+            node: &joined.node,
+            controller: key,
+        };
+        match judge.accept(offered, self.force.newest()) {
+            Ok(view) => {
+                if !view.quarantined.is_empty() {
+                    warn!(records = ?view.quarantined, "records of the view cannot be read and are left out");
+                }
+                info!(version = view.id.version, "a view is accepted");
+                let (mut out, sent_by) = (Vec::new(), Some(certificate.clone()));
+                let ended = self
+                    .force
+                    .put(Candidate { view, sent_by }, &self.facts, &mut out);
+                self.outputs.extend(out);
+                if let Some(ended) = ended {
+                    self.attempt_ended(ended, now);
+                }
+            }
+            Err(Refusal::Incomplete(missing)) => {
+                info!(missing, "the view needs records that are not here");
+                self.refuse(offered, digest, ViewOutcome::Incomplete);
+            }
+            Err(refusal) => {
+                warn!(%refusal, "a view is refused");
+                self.refuse(
+                    offered,
+                    digest,
+                    ViewOutcome::Refused {
+                        reason: refusal.to_string(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// Answers for a view that was not accepted. Its version is only what it claims.
+    fn refuse(&mut self, offered: &SignedView, digest: Digest, outcome: ViewOutcome) {
+        let claimed = serde_json::from_str::<serde_json::Value>(&offered.manifest.payload).ok();
+        let version = claimed
+            .and_then(|manifest| manifest["version"].as_u64())
+            .unwrap_or(0);
+        self.say(ToController::ViewOutcome {
+            version,
+            digest,
+            outcome,
+            quarantined: Vec::new(),
+        });
+    }
+
+    fn put(&mut self, candidate: Candidate) {
+        let mut out = Vec::new();
+        // At the start there are no facts, and so nothing to refuse for.
+        drop(self.force.put(candidate, &self.facts, &mut out));
+        self.outputs.extend(out);
+    }
+
+    pub(super) fn attempt_ended(&mut self, ended: Ended, now: Now) {
+        match ended {
+            Ended::Stale => {}
+            Ended::InForce { sent_by } => self.in_force(sent_by, now),
+            Ended::Refused {
+                id,
+                reason,
+                is_awaited,
+            } => {
+                warn!(version = id.version, %reason, "the view is not in force");
+                if is_awaited {
+                    let outcome = ViewOutcome::Refused { reason };
+                    let quarantined = Vec::new();
+                    self.say(ToController::ViewOutcome {
+                        version: id.version,
+                        digest: id.digest,
+                        outcome,
+                        quarantined,
+                    });
+                }
+                self.reporter.report_soon();
+            }
+        }
+    }
+
+    fn in_force(&mut self, sent_by: Option<Envelope>, now: Now) {
+        let Some(view) = self.force.view() else {
+            return;
+        };
+        info!(version = view.id.version, "the view is in force");
+        let mut out = Vec::new();
+        if let Some(links) = &mut self.links {
+            links.reconcile(view, self.link_port, now.monotonic, &mut out);
+        }
+        self.catalogue.retain(view);
+        self.reporter.in_force(now);
+        let is_awaited = sent_by.is_some();
+        if let (Some(saved), Some(certificate)) = (&mut self.saved, sent_by) {
+            saved.view = Some(SavedView {
+                certificate,
+                view: view.signed.clone(),
+            });
+            out.push(Output::Persist(Box::new(saved.clone())));
+        }
+        self.outputs.extend(out);
+        if is_awaited {
+            self.acknowledge();
+        }
+        self.announce();
+        self.reporter.report_soon();
+    }
+
+    /// Says that the view in force is in force.
+    pub(super) fn acknowledge(&mut self) {
+        let Some(view) = self.force.view() else {
+            return;
+        };
+        let message = ToController::ViewOutcome {
+            version: view.id.version,
+            digest: view.id.digest,
+            outcome: ViewOutcome::Applied,
+            quarantined: view.quarantined.clone(),
+        };
+        self.say(message);
+    }
+}
+
+/// Judges what was on disk as if it came from the network: root, certificate, manifest.
+fn judge_saved(saved: &SavedState, view: &SavedView) -> Result<View, String> {
+    let certificate: ControllerCertificate = view
+        .certificate
+        .open(&saved.root)
+        .map_err(|e| format!("the saved certificate is not used: {e}"))?;
+    let judge = Judge {
+        network: &saved.joined.network,
+        node: &saved.joined.node,
+        controller: &certificate.controller,
+    };
+    judge
+        .accept(&view.view, None)
+        .map_err(|e| format!("the saved view is not used: {e}"))
+}
