@@ -71,6 +71,11 @@ impl Net {
     fn start_wireguard_go(&mut self, private: &[u8; 32], ours: &PublicKey) {
         let interface = self.interface();
         let namespace = self.namespace("b");
+        run(
+            "wireguard-go",
+            &["--version"],
+            "Debian's package wireguard-go",
+        );
         let child = Command::new("ip")
             .args([
                 "netns",
