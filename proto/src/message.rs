@@ -27,7 +27,8 @@ pub enum ToController {
         protocol: u32,
         /// Version of the agent's software.
         software: String,
-        /// Payload digest of the manifest in force, if any: the controller sends nothing that is already there.
+        /// Payload digest of the manifest that was accepted last, if any: the controller sends nothing that is already there.
+        /// Whether it is in force, [`ToController::ViewOutcome`] and health say.
         view: Option<Digest>,
     },
     /// Claims a place in the network with a token.

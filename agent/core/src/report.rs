@@ -286,7 +286,7 @@ fn view_conditions(view: &View, add: &mut impl FnMut(ConditionCode, String)) {
                 ConditionCode::PrefixHeld,
                 format!(
                     "{prefix} of {own} is not routed: it overlaps {held} of {}; \
-                     claim another prefix with 'pnsbox join --lan', or ask the operator",
+                     renumber it, or ask the operator for another place and claim another prefix there with 'pnsbox join --lan'",
                     holder.agency()
                 ),
             ),

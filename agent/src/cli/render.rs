@@ -166,9 +166,7 @@ fn controller(status: &StatusSnapshot) -> String {
 fn held_text(prefix: &str, reason: &HeldReason) -> String {
     match reason {
         HeldReason::Overlap { holder, held } => {
-            format!(
-                "{prefix}: overlaps {held} of {holder}; claim another with --lan, or ask the operator"
-            )
+            format!("{prefix}: overlaps {held} of {holder}")
         }
         HeldReason::Unregistered => {
             format!("{prefix}: not registered for this agency; waits for the operator")

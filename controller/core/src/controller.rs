@@ -6,6 +6,7 @@
 mod enrol;
 mod founding;
 mod operate;
+mod said;
 #[cfg(test)]
 mod tests;
 
@@ -346,7 +347,7 @@ impl Controller {
             .as_ref()
             .and_then(|node| self.image.agents.get(node)?.held.as_ref());
         let wanted = node.as_ref().and_then(|node| self.image.views.get(node));
-        let learnt = session.greet(view, acknowledged, wanted);
+        session.greet(view, acknowledged, wanted);
         let network = &self.image.registry.network;
         let welcome = ToAgent::Welcome {
             root: network.root,
@@ -362,12 +363,6 @@ impl Controller {
         let Some(node) = node else { return };
         self.occupy(id, node.clone(), now);
         self.live.entry(node.clone()).or_default().software = Some(software);
-        if let Some(held) = learnt {
-            self.image.update_agent(&node, |agent| {
-                agent.held = Some(held);
-                agent.refused = None;
-            });
-        }
         self.push(&[node].into(), now);
     }
 
@@ -397,6 +392,7 @@ impl Controller {
     }
 
     fn report(&mut self, node: &NodeName, report: HealthReport, now: Now) {
+        let report = said::report(report);
         let live = self.live.entry(node.clone()).or_default();
         live.software = Some(report.software.clone());
         live.report = Some(report);
@@ -430,7 +426,12 @@ impl Controller {
                 if !said.quarantined.is_empty() {
                     warn!(%node, records = ?said.quarantined, "records of its view could not be read");
                 }
-                self.live.entry(node.clone()).or_default().quarantined = said.quarantined;
+                let live = self.live.entry(node.clone()).or_default();
+                live.quarantined = said::lines(said.quarantined);
+                if let Some(report) = &mut live.report {
+                    // The report that says so is on its way.
+                    report.view_applied = said.version;
+                }
             }
             ViewOutcome::Refused { reason } => {
                 if !session.refused(said.digest) {
@@ -438,7 +439,7 @@ impl Controller {
                 }
                 warn!(%node, version = said.version, reason, "view refused");
                 self.counters.views_refused += 1;
-                let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+                let reason = said::line(&reason);
                 let refused = Refused {
                     version: said.version,
                     reason,
@@ -513,9 +514,6 @@ impl Controller {
             .update_agent(&node, |agent| agent.last_seen = Some(now.wall));
     }
 }
-
-/// How much of an agent's reason is stored: a sentence or two.
-const MAX_REASON_CHARS: usize = 500;
 
 /// What an agent says of a view.
 struct Acknowledgement {

@@ -171,7 +171,7 @@ pub fn state(image: &Image, name: &NodeName, live: Option<&Live>) -> NodeState {
     let seen = image
         .agents
         .get(name)
-        .is_some_and(|agent| agent.last_seen.is_some());
+        .is_some_and(|agent| agent.last_seen.is_some() || agent.held.is_some());
     match live {
         Some(live) if live.online_since.is_some() => NodeState::Online,
         Some(live) if live.observed.is_some() => NodeState::Offline,
@@ -195,7 +195,10 @@ fn node_status(image: &Image, name: &NodeName, node: &Node, live: &Live) -> (Urg
     let agent = image.agents.get(name).cloned().unwrap_or_default();
     let held = prefix::held(&image.registry, &image.policy, name, node);
     let state = state(image, name, Some(live));
-    let view_applied = agent.held.as_ref().map_or(0, |held| held.version);
+    let acknowledged = agent.held.as_ref().map_or(0, |held| held.version);
+    // What the agent says now is better than what it acknowledged once: a box may not get its own view into force again.
+    let said = live.report.as_ref().filter(|_| live.online_since.is_some());
+    let view_applied = said.map_or(acknowledged, |report| report.view_applied);
     let view_wanted = image.views.get(name).map_or(0, |view| view.version);
     let status = NodeStatus {
         agency: name.agency(),
@@ -264,7 +267,7 @@ fn findings(status: &NodeStatus, live: &Live) -> Vec<(Urgency, String)> {
     }
     if status.state == NodeState::Online {
         let conditions = live.report.iter().flat_map(|report| &report.conditions);
-        let told = conditions.filter(|condition| !told_here(condition.code));
+        let told = conditions.filter(|condition| !told_here(condition.code, status, live));
         findings.extend(told.map(|c| (Urgency::Impaired, format!("{name}: {}", c.message))));
         if status.view_applied != status.view_wanted && status.view_refused.is_none() {
             let text = format!(
@@ -285,11 +288,11 @@ fn findings(status: &NodeStatus, live: &Live) -> Vec<(Urgency, String)> {
 }
 
 /// Whether the controller says the same from what it knows itself.
-fn told_here(code: ConditionCode) -> bool {
+fn told_here(code: ConditionCode, status: &NodeStatus, live: &Live) -> bool {
     match code {
-        ConditionCode::ViewRefused
-        | ConditionCode::RecordQuarantined
-        | ConditionCode::PrefixHeld
+        ConditionCode::ViewRefused => status.view_refused.is_some(),
+        ConditionCode::RecordQuarantined => !live.quarantined.is_empty(),
+        ConditionCode::PrefixHeld
         | ConditionCode::PrefixPending
         | ConditionCode::ControllerAway => true,
         ConditionCode::PoolCollision

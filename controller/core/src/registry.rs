@@ -179,6 +179,13 @@ impl Registry {
                 node: invitation.node.clone(),
             });
         }
+        // Whatever the clock says: a place that is taken is never taken again by an older invitation.
+        if let Some(node) = self.nodes.get(&invitation.node) {
+            return Err(JoinRefusal::Spent {
+                when: node.joined,
+                node: invitation.node.clone(),
+            });
+        }
         if ended {
             return Err(JoinRefusal::Expired {
                 expired: invitation.expires,

@@ -34,7 +34,7 @@ pub struct Session {
     pub refusals: u32,
     held: Option<Held>,
     under_way: Option<UnderWay>,
-    refused: Option<Digest>,
+    refused: Option<Held>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,30 +59,30 @@ impl Session {
         }
     }
 
-    /// The agent said which view it has: `digest`. Known are the last that it acknowledged, and the wanted one.
-    /// Returns what it turns out to hold, if that was not known yet.
+    /// The agent said which view it accepted last: `digest`. Known are the last that it acknowledged, and the wanted one.
+    /// It may still be on its way into force there, so this tells what a delta builds on, not what is applied.
     pub fn greet(
         &mut self,
         digest: Option<Digest>,
         acknowledged: Option<&Held>,
         wanted: Option<&NodeView>,
-    ) -> Option<Held> {
+    ) {
         self.greeted = true;
-        self.held = acknowledged
-            .filter(|held| Some(held.digest) == digest)
-            .cloned();
-        if self.held.is_none()
-            && let Some(view) = wanted.filter(|view| Some(view.digest) == digest)
-        {
-            self.held = Some(view.as_held());
-            return self.held.clone();
-        }
-        None
+        let known = [acknowledged.cloned(), wanted.map(NodeView::as_held)];
+        self.held = known
+            .into_iter()
+            .flatten()
+            .find(|held| Some(held.digest) == digest);
     }
 
     /// What to send now so that the agent comes to have `wanted`.
     pub fn next_view(&mut self, wanted: &NodeView, now: Duration) -> Option<SignedView> {
-        if !self.greeted || self.refused == Some(wanted.digest) {
+        if !self.greeted
+            || self
+                .refused
+                .as_ref()
+                .is_some_and(|refused| refused.digest == wanted.digest)
+        {
             return None;
         }
         if let Some(under_way) = &self.under_way {
@@ -104,28 +104,30 @@ impl Session {
         Some(wanted.delta(self.held.as_ref()))
     }
 
-    /// The agent has applied the view with `digest`; returns what it now holds, `None` if it was never sent that.
+    /// The agent has applied the view with `digest`: the one under way, one that it refused before and tried again,
+    /// or the one that it has. Returns what it now holds, `None` if it was never sent that.
     pub fn applied(&mut self, digest: Digest) -> Option<Held> {
-        if let Some(under_way) = self
+        let is_it = |held: &Held| held.digest == digest;
+        let arrived = self
             .under_way
-            .take_if(|under_way| under_way.view.digest == digest)
-        {
-            self.held = Some(under_way.view);
+            .take_if(|under_way| is_it(&under_way.view))
+            .map(|under_way| under_way.view);
+        if let Some(held) = arrived.or_else(|| self.refused.take_if(|refused| is_it(refused))) {
+            self.held = Some(held);
             self.refused = None;
-            return self.held.clone();
         }
-        None
+        self.held.clone().filter(is_it)
     }
 
     /// The agent has refused the view with `digest`: it is not sent again in this session.
     /// Returns whether it was sent.
     pub fn refused(&mut self, digest: Digest) -> bool {
-        let mine = self
+        let under_way = self
             .under_way
-            .take_if(|under_way| under_way.view.digest == digest)
-            .is_some();
-        if mine {
-            self.refused = Some(digest);
+            .take_if(|under_way| under_way.view.digest == digest);
+        let mine = under_way.is_some();
+        if let Some(under_way) = under_way {
+            self.refused = Some(under_way.view);
         }
         mine
     }
@@ -133,12 +135,14 @@ impl Session {
     /// The agent lacks records of the view with `digest`: it is sent all of them.
     /// An agent that lacks records of a complete view has refused it. Returns whether the view was sent.
     pub fn incomplete(&mut self, digest: Digest) -> bool {
-        let mine = self
+        let under_way = self
             .under_way
-            .take_if(|under_way| under_way.view.digest == digest)
-            .is_some();
-        if mine && self.held.take().is_none() {
-            self.refused = Some(digest);
+            .take_if(|under_way| under_way.view.digest == digest);
+        let mine = under_way.is_some();
+        if let Some(under_way) = under_way
+            && self.held.take().is_none()
+        {
+            self.refused = Some(under_way.view);
         }
         mine
     }

@@ -122,7 +122,10 @@ impl Parser<'_> {
         let wrong = prefix.and_then(|prefix| {
             let in_pool = || format!("overlaps the overlay pool {pool}");
             let never = prefix::never_a_lan(&prefix).map(str::to_owned);
-            never.or_else(|| prefix::overlaps_pool(pool, &prefix).then(in_pool))
+            never
+                .or_else(|| prefix::overlaps_pool(pool, &prefix).then(in_pool))
+                .or_else(|| self.contains_controller(&prefix))
+                .or_else(|| self.registered_elsewhere(node.as_ref()?, &prefix))
         });
         if let Some(rule) = wrong {
             self.mistakes
@@ -141,6 +144,31 @@ impl Parser<'_> {
             ));
         }
         Some(Accepted { node, prefix })
+    }
+
+    fn contains_controller(&self, prefix: &IpNet) -> Option<String> {
+        let addresses = &self.registry.network.addresses;
+        let address = addresses
+            .iter()
+            .find(|address| prefix.contains(&address.ip()))?;
+        Some(format!(
+            "contains the controller's address {address}, which must stay reachable"
+        ))
+    }
+
+    fn registered_elsewhere(&self, node: &NodeName, prefix: &IpNet) -> Option<String> {
+        let others = self
+            .registry
+            .agencies
+            .iter()
+            .filter(|(name, _)| **name != node.agency());
+        others.into_iter().find_map(|(other, agency)| {
+            let held = agency
+                .prefixes
+                .iter()
+                .find(|held| prefix::overlap(held, prefix))?;
+            Some(format!("overlaps {held}, which is registered for {other}"))
+        })
     }
 
     fn link(

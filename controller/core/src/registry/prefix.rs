@@ -124,7 +124,7 @@ pub fn held_message(node: &NodeName, held: &HeldPrefix) -> String {
     match &held.reason {
         HeldReason::Overlap { holder, held } => format!(
             "{prefix} of {agency} is held back: {holder} of {} routes {held}. \
-             One of the two must name another LAN with 'pnsbox join --lan', or renumber",
+             One of the two must renumber, or join under another node name with another 'pnsbox join --lan'",
             holder.agency()
         ),
         HeldReason::Unregistered => format!(

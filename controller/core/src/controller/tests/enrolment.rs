@@ -229,7 +229,8 @@ fn a_pending_prefix_acts_once_accepted_and_never_takes_what_another_routes() {
     world.add("kab-demak", &["10.44.0.0/16"]);
     world.add("kab-jepara", &["10.9.0.0/16"]);
     let mut early = world.join(1, "kab-demak/gw1", &["10.9.0.0/24", "10.8.0.0/24"], None);
-    let mut late = world.join(2, "kab-jepara/gw1", &["10.9.0.0/24"], None);
+    let both = ["10.9.0.0/24", "10.8.0.0/24"];
+    let mut late = world.join(2, "kab-jepara/gw1", &both, None);
     assert_eq!(
         late.own().prefixes.len(),
         1,
@@ -240,8 +241,16 @@ fn a_pending_prefix_acts_once_accepted_and_never_takes_what_another_routes() {
         "why its claim is held back has changed"
     );
 
-    let accept = |prefix: &str| json!({ "node": "kab-demak/gw1", "prefix": prefix });
-    let policy = json!({ "accept": [accept("10.9.0.0/24"), accept("10.8.0.0/24")] });
+    let accept = |node: &str, prefix: &str| json!({ "node": node, "prefix": prefix });
+    for (prefix, word) in [
+        ("10.9.0.0/24", "registered for kab-jepara"),
+        ("203.0.113.0/24", "controller's address"),
+    ] {
+        let policy = json!({ "accept": [accept("kab-demak/gw1", prefix)] });
+        let refusal = world.ask(Request::Apply { policy }).unwrap_err();
+        assert!(format!("{refusal:?}").contains(word), "{refusal:?}");
+    }
+    let policy = json!({ "accept": [accept("kab-demak/gw1", "10.8.0.0/24"), accept("kab-jepara/gw1", "10.8.0.0/24")] });
     let difference = world.apply(policy.clone());
     assert!(
         difference
@@ -250,17 +259,18 @@ fn a_pending_prefix_acts_once_accepted_and_never_takes_what_another_routes() {
         "{difference:?}"
     );
     assert!(
-        difference
-            .held
-            .iter()
-            .any(|held| held.contains("10.9.0.0/24") && held.contains("kab-jepara"))
+        difference.held.iter().any(
+            |held| held.contains("10.8.0.0/24 of kab-jepara") && held.contains("kab-demak/gw1")
+        ),
+        "{difference:?}"
     );
     world.take_view(&mut early);
     assert_eq!(
         early.own().prefixes,
         ["10.8.0.0/24".parse::<IpNet>().unwrap()]
     );
-    assert_eq!(world.take_view(&mut late), None);
+    world.take_view(&mut late);
+    assert_eq!(late.own().prefixes.len(), 1);
 
     assert!(world.apply(policy).is_empty());
     world.apply(json!({}));
@@ -322,5 +332,24 @@ fn a_full_pool_is_told_and_spends_nothing() {
     assert_eq!(
         world.refusal(&member, anchor.token, &[]),
         JoinRefusal::PoolExhausted
+    );
+}
+
+#[test]
+fn a_clock_that_steps_back_does_not_give_a_taken_place_away() {
+    let mut world = World::new();
+    world.add("kab-demak", &["10.44.0.0/16"]);
+    let old = world.invite("kab-demak", "gw1");
+    let before = world.clock;
+    world.clock += Duration::from_secs(8 * 24 * 3600);
+    let member = world.join(1, "kab-demak/gw1", &[], None);
+    world.disconnect(&member);
+    world.clock = before;
+    let mut thief = Box_::new(2);
+    world.connect(&mut thief);
+    let refusal = world.refusal(&thief, old.token, &[]);
+    assert!(
+        matches!(&refusal, JoinRefusal::Spent { node, .. } if node.as_str() == "kab-demak/gw1"),
+        "{refusal:?}"
     );
 }

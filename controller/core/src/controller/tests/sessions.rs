@@ -80,7 +80,7 @@ fn an_unknown_digest_or_none_gets_everything() {
 }
 
 #[test]
-fn an_acknowledgement_that_was_lost_is_made_up_by_hello() {
+fn an_acknowledgement_that_was_lost_is_said_again_and_hello_alone_is_none() {
     let (mut world, mut first, _second) = pair();
     world.apply(json!({ "link": [link("kab-demak", &["icmp"], "prov-jateng", &["tcp/80"])] }));
     let messages = world.received(&first);
@@ -90,9 +90,49 @@ fn an_acknowledgement_that_was_lost_is_made_up_by_hello() {
     first.apply(view);
     world.restart();
     world.connect(&mut first);
-    assert_eq!(world.take_view(&mut first), None);
+    assert_eq!(world.take_view(&mut first), None, "it has the view");
+    let status = world.node_status("kab-demak/gw1");
+    assert!(
+        status.view_applied < status.view_wanted,
+        "which may not be in force"
+    );
+    world.say(&first, first.applied());
     let status = world.node_status("kab-demak/gw1");
     assert_eq!(status.view_applied, status.view_wanted);
+}
+
+#[test]
+fn a_view_that_was_refused_and_then_worked_is_shown_as_applied() {
+    let (mut world, mut first, _second) = pair();
+    world.apply(json!({ "link": [link("kab-demak", &["icmp"], "prov-jateng", &["tcp/80"])] }));
+    let messages = world.received(&first);
+    let [ToAgent::View(view)] = &messages[..] else {
+        panic!("{messages:?}")
+    };
+    let refused = ToController::ViewOutcome {
+        version: 3,
+        digest: view.manifest.payload_digest(),
+        outcome: ViewOutcome::Refused {
+            reason: "UDP port 51820 is in use".to_owned(),
+        },
+        quarantined: vec![],
+    };
+    world.say(&first, refused);
+    assert!(world.node_status("kab-demak/gw1").view_refused.is_some());
+    first.apply(view);
+    world.disconnect(&first);
+    world.connect(&mut first);
+    let status = world.node_status("kab-demak/gw1");
+    assert!(
+        status.view_refused.is_some(),
+        "a new session alone says nothing"
+    );
+    world.say(&first, first.applied());
+    let status = world.node_status("kab-demak/gw1");
+    assert_eq!(
+        (status.view_applied, status.view_refused),
+        (status.view_wanted, None)
+    );
 }
 
 #[test]
