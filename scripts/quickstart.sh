@@ -24,7 +24,7 @@ DISK_MIB=6000
 LAB=(bash "$here/lab.sh" --name quickstart)
 
 main() {
-    local started keep=0
+    local private_before started keep=0
     case ${1:-} in
         --keep) keep=1 ;;
         '') ;;
@@ -48,6 +48,7 @@ main() {
     "${LAB[@]}" --bin "$(target_dir)/release" up || fail "the lab did not come up; the lines above say what is missing"
     read_lab
     report_joins
+    private_before=$(private_at_isp)
     step "ping between the two agencies behind NAT, over the relay"
     relay_job
     step "files: 100 MB from prov-jateng's share to kab-demak's LAN"
@@ -56,8 +57,8 @@ main() {
     cdn_job
     step "drc: kab-demak's database streams to a standby at prov-jateng"
     drc_job
-    step "what the ISP let through untranslated"
-    isp_job
+    step "what the ISP saw outside tunnels"
+    isp_job "$private_before"
     add_row total "" "everything worked" "$(seconds_since "$started")"
     print_table
     # shellcheck disable=SC2034  # read by finish

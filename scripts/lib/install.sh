@@ -6,11 +6,22 @@ POLICY_RC=/usr/sbin/policy-rc.d
 POLICY_RC_SAVED=/usr/sbin/policy-rc.d.before-pnsbox
 CREATECLUSTER=/etc/postgresql-common/createcluster.conf
 CREATECLUSTER_SAVED=/etc/postgresql-common/createcluster.conf.before-pnsbox
+INSTALL_LOCK=/run/pnsbox-install.lock
 APT_LOG=
 
 # install_packages PACKAGE:COMMAND...: install each package whose command is not there.
 # 'PACKAGE:/path' tests for a file (a pattern is allowed) instead.
 install_packages() {
+    # One script at a time, and what a killed one left is put back even if nothing is missing any more.
+    exec 9>"$INSTALL_LOCK"
+    flock 9
+    allow_starting
+    allow_clusters
+    install_missing "$@"
+    exec 9>&-
+}
+
+install_missing() {
     local entry missing=()
     for entry in "$@"; do
         provided "${entry#*:}" || missing+=("${entry%%:*}")

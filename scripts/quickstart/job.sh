@@ -89,12 +89,19 @@ relay_job() {
     add_row "ping over relay" "50 packets" "none lost over $relay, $average ms" ""
 }
 
-# isp_job: no private address left the ISP's NAT, so nothing was reached but through tunnels.
+# private_at_isp: packets with a LAN or overlay address that the ISP has seen outside tunnels, and dropped.
+private_at_isp() {
+    in_lab isp nft -j list counters | jq '[.nftables[].counter? // empty | select(.name | startswith("private_")) | .packets] | add'
+}
+
+# isp_job BEFORE: during the jobs no packet between LANs left a tunnel, and none left the ISP untranslated.
 isp_job() {
-    local packets
-    packets=$(in_lab isp nft -j list counter inet isp left_untranslated | jq '[.nftables[].counter? // empty | .packets] | add')
-    [[ $packets == 0 ]] || fail "$packets packets with a private source left the ISP untranslated"
-    add_row "isp" "" "no private source address on the public side" ""
+    local untranslated private
+    untranslated=$(in_lab isp nft -j list counter inet isp left_untranslated | jq '[.nftables[].counter? // empty | .packets] | add')
+    [[ $untranslated == 0 ]] || fail "$untranslated packets with a private source left the ISP untranslated"
+    private=$(($(private_at_isp) - $1))
+    ((private == 0)) || fail "$private packets between LANs reached the ISP outside a tunnel during the jobs"
+    add_row "isp" "" "no packet between LANs outside a tunnel" ""
 }
 
 # finish KEEP: runs when the script ends, however it ends.
