@@ -2,6 +2,8 @@
 //!
 //! It decides nothing about the product: it runs commands on hosts and waits for what they show.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -102,12 +104,14 @@ impl Lab {
 
     /// Starts a command on a host in the background; dropping it ends it.
     pub fn spawn(&self, host: &str, words: &[&str]) -> Result<Background> {
+        // A file, because a pipe that nobody reads would stop the command.
+        let output = tempfile::tempfile()?;
         let mut command = self.command(host, words);
         let child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
             .spawn()?;
-        Ok(Background { child: Some(child) })
+        Ok(Background { child, output })
     }
 
     /// Stops a program of a host with a signal, for example `KILL`.
@@ -181,32 +185,31 @@ impl Drop for Lab {
 /// A command in the background.
 #[derive(Debug)]
 pub struct Background {
-    child: Option<Child>,
+    child: Child,
+    output: File,
 }
 
 impl Background {
     /// Whether it has ended.
     pub fn is_over(&mut self) -> Result<bool> {
-        self.child
-            .as_mut()
-            .map_or(Ok(true), |child| Ok(child.try_wait()?.is_some()))
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Waits until it ends by itself; returns what it printed.
     pub fn finish(mut self) -> Result<String> {
-        let child = self.child.take().context("it runs")?;
-        let output = child.wait_with_output()?;
-        Ok(text(&output.stdout) + &text(&output.stderr))
+        self.child.wait()?;
+        let mut printed = Vec::new();
+        self.output.seek(SeekFrom::Start(0))?;
+        self.output.read_to_end(&mut printed)?;
+        Ok(text(&printed))
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended already.
-            drop(child.kill());
-            drop(child.wait());
-        }
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
