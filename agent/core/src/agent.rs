@@ -81,7 +81,7 @@ impl Agent {
             outputs: VecDeque::new(),
             saved: start.saved,
         };
-        agent.restore();
+        agent.restore(now);
         agent.tick(now);
         agent
     }
@@ -111,9 +111,17 @@ impl Agent {
                 connection,
                 message,
             } => {
-                let news = self
-                    .with_links(|links, out| links.heard(connection, message, now.monotonic, out));
-                self.link_news(news.unwrap_or(LinkNews::None));
+                let Some(links) = &mut self.links else { return };
+                let mut out = Vec::new();
+                let news = links.heard(
+                    connection,
+                    message,
+                    now.monotonic,
+                    &mut self.jitter,
+                    &mut out,
+                );
+                self.outputs.extend(out);
+                self.link_news(news);
             }
             Input::Probe { connection, probe } => {
                 self.with_links(|links, out| links.probed(connection, probe, now.monotonic, out));
@@ -143,7 +151,8 @@ impl Agent {
             Input::HostFacts(facts) => {
                 self.facts = facts;
                 let mut out = Vec::new();
-                self.force.facts_changed(&self.facts, &mut out);
+                self.force
+                    .facts_changed(&self.facts, now.monotonic, &mut out);
                 self.outputs.extend(out);
             }
             Input::HostApplied { generation, result } => {
@@ -182,9 +191,11 @@ impl Agent {
         self.links.as_ref()?.connection(node)
     }
 
-    /// Whether the agent does all it can: the saved view is in force, or there is none.
+    /// Whether the agent does all it can: the saved view is in force, or there is none that can be used.
     pub fn is_applied(&self) -> bool {
-        self.force.view().is_some() || self.saved.as_ref().is_none_or(|saved| saved.view.is_none())
+        self.force.view().is_some()
+            || self.broken_state.is_some()
+            || self.saved.as_ref().is_none_or(|saved| saved.view.is_none())
     }
 
     fn tick(&mut self, now: Now) {
@@ -290,10 +301,11 @@ impl Agent {
         self.outputs.push_back(output);
     }
 
-    fn with_links<T>(&mut self, act: impl FnOnce(&mut Links, &mut Vec<Output>) -> T) -> Option<T> {
+    fn with_links(&mut self, act: impl FnOnce(&mut Links, &mut Vec<Output>)) {
         let mut out = Vec::new();
-        let result = self.links.as_mut().map(|links| act(links, &mut out));
+        if let Some(links) = &mut self.links {
+            act(links, &mut out);
+        }
         self.outputs.extend(out);
-        result
     }
 }

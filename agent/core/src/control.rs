@@ -94,6 +94,7 @@ impl Control {
         });
         self.session = Session::Dialling;
         self.last_error = None;
+        self.backoff.reset();
     }
 
     pub(crate) fn connected(&mut self, key: IdentityKey, now: Now) {

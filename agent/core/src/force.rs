@@ -21,6 +21,8 @@ pub(crate) struct Force {
     waiting: Option<Candidate>,
     refused: Option<String>,
     retry_at: Option<Duration>,
+    /// The host's own network changed while an attempt was under way.
+    facts_changed: bool,
     generation: u64,
 }
 
@@ -76,6 +78,7 @@ impl Force {
             waiting: None,
             refused: None,
             retry_at: None,
+            facts_changed: false,
             generation: 0,
         }
     }
@@ -104,17 +107,20 @@ impl Force {
         self.refused.as_deref()
     }
 
-    /// Puts a view into force, after the attempt under way.
+    /// Puts a view into force, after the attempt under way. It takes the place of any that waited:
+    /// what is put is never older, and what is older never comes back.
     pub(crate) fn put(
         &mut self,
         candidate: Candidate,
         facts: &HostFacts,
+        now: Duration,
         out: &mut Vec<Output>,
     ) -> Option<Ended> {
         if self.under_way.is_some() {
             self.waiting = Some(candidate);
             return None;
         }
+        self.waiting = None;
         self.retry_at = None;
         match host_config(&candidate.view, facts, &self.settings) {
             Ok(config) => {
@@ -131,7 +137,7 @@ impl Force {
                 });
                 None
             }
-            Err(reason) => Some(self.refuse(candidate, reason, Duration::ZERO)),
+            Err(reason) => Some(self.refuse(candidate, reason, now)),
         }
     }
 
@@ -162,7 +168,8 @@ impl Force {
         }
     }
 
-    /// The next attempt: a newer view that waited, or one that was refused and is due again.
+    /// The next attempt: a newer view that waited, one that was refused and is due again,
+    /// or the one in force, if the host changed meanwhile.
     pub(crate) fn next(
         &mut self,
         facts: &HostFacts,
@@ -173,35 +180,53 @@ impl Force {
         if self.under_way.is_some() || !due {
             return None;
         }
-        let candidate = self.waiting.take()?;
-        self.put(candidate, facts, out)
+        if let Some(candidate) = self.waiting.take() {
+            return self.put(candidate, facts, now, out);
+        }
+        if self.facts_changed {
+            self.facts_changed(facts, now, out);
+        }
+        None
     }
 
     /// The host's own network changed: the same view may need another configuration.
-    pub(crate) fn facts_changed(&mut self, facts: &HostFacts, out: &mut Vec<Output>) {
+    pub(crate) fn facts_changed(
+        &mut self,
+        facts: &HostFacts,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        self.facts_changed = self.under_way.is_some();
         if self.waiting.is_some() {
             self.retry_at = None;
+        }
+        if self.waiting.is_some() || self.under_way.is_some() {
             return;
         }
         let Some(current) = &self.current else { return };
-        let changed = host_config(&current.view, facts, &self.settings)
-            .is_ok_and(|config| config != current.config);
-        if changed && self.under_way.is_none() {
-            let candidate = Candidate {
-                view: current.view.clone(),
-                sent_by: None,
-            };
-            // A configuration was just made from these facts, so nothing is refused here.
-            drop(self.put(candidate, facts, out));
+        match host_config(&current.view, facts, &self.settings) {
+            // What is in force stays: taking it away would help nobody.
+            Err(collision) => self.refused = Some(collision),
+            Ok(config) if config == current.config => self.refused = None,
+            Ok(_) => {
+                let candidate = Candidate {
+                    view: current.view.clone(),
+                    sent_by: None,
+                };
+                // A configuration was just made from these facts, so nothing is refused here.
+                drop(self.put(candidate, facts, now, out));
+            }
         }
     }
 
     fn refuse(&mut self, candidate: Candidate, reason: String, now: Duration) -> Ended {
         self.refused = Some(reason.clone());
-        self.retry_at = Some(now + RETRY);
         let (id, is_awaited) = (candidate.view.id, candidate.sent_by.is_some());
-        // A newer view that waits takes its place.
-        self.waiting.get_or_insert(candidate);
+        // A newer view that waits takes its place, at once.
+        if self.waiting.is_none() {
+            self.retry_at = Some(now + RETRY);
+            self.waiting = Some(candidate);
+        }
         Ended::Refused {
             id,
             reason,

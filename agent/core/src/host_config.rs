@@ -189,7 +189,7 @@ fn pool_collision(view: &View, facts: &HostFacts) -> Option<String> {
         }
     };
     Some(format!(
-        "{what} lies in the overlay pool {pool}, so the view is not put into force: \
+        "{what} lies in the overlay pool {pool}, where routes to peers may hide it: \
          the operator must choose another pool with 'pnsbox-controller init --pool'"
     ))
 }

@@ -143,6 +143,7 @@ impl Links {
         id: ConnectionId,
         message: LinkMessage,
         now: Duration,
+        jitter: &mut Jitter,
         out: &mut Vec<Output>,
     ) -> LinkNews {
         let Some((node, link)) = self.by_connection(id) else {
@@ -153,7 +154,8 @@ impl Links {
         match message {
             LinkMessage::Hello { node: said, .. } if said != node => {
                 close(id, "hello by another name than the key's", out);
-                link.lost(now, Duration::ZERO);
+                let pause = link.backoff.pause(jitter);
+                link.lost(now, pause);
                 LinkNews::None
             }
             LinkMessage::Hello { .. } => {
@@ -171,7 +173,8 @@ impl Links {
             }
             LinkMessage::Services { .. } => {
                 close(id, "spoke before hello", out);
-                link.lost(now, Duration::ZERO);
+                let pause = link.backoff.pause(jitter);
+                link.lost(now, pause);
                 LinkNews::None
             }
         }

@@ -139,7 +139,9 @@ impl Agent {
                 self.end_join(Ok(joined), now);
                 self.announce();
             }
-            ToAgent::JoinRefused { reason } if self.control.join.is_some() => {
+            ToAgent::JoinRefused { reason }
+                if self.control.is_online() && self.control.join.is_some() =>
+            {
                 self.end_join(Err(reason.to_string()), now);
             }
             ToAgent::View(offered) if self.control.is_online() => self.offered(&offered, now),

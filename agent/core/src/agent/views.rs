@@ -15,14 +15,20 @@ use crate::view::{Judge, Refusal, View};
 
 impl Agent {
     /// Puts the saved view into force, without asking anybody.
-    pub(super) fn restore(&mut self) {
+    pub(super) fn restore(&mut self, now: Now) {
         let Some(saved) = &self.saved else { return };
         let Some(view) = &saved.view else { return };
         match judge_saved(saved, view) {
-            Ok(view) => self.put(Candidate {
-                view,
-                sent_by: None,
-            }),
+            Ok(view) => {
+                let (mut out, sent_by) = (Vec::new(), None);
+                let candidate = Candidate { view, sent_by };
+                // At the start there are no facts, and so nothing to refuse for.
+                drop(
+                    self.force
+                        .put(candidate, &self.facts, now.monotonic, &mut out),
+                );
+                self.outputs.extend(out);
+            }
             Err(reason) => {
                 warn!(%reason, "the saved view is not used");
                 self.broken_state = Some(reason);
@@ -44,6 +50,14 @@ impl Agent {
         {
             return self.acknowledge();
         }
+        if self
+            .force
+            .newest()
+            .is_some_and(|view| view.id.digest == digest)
+        {
+            // On its way into force; it is answered when the attempt ends.
+            return;
+        }
         let joined = &saved.joined;
         let judge = Judge {
             network: &joined.network,
@@ -57,9 +71,10 @@ impl Agent {
                 }
                 info!(version = view.id.version, "a view is accepted");
                 let (mut out, sent_by) = (Vec::new(), Some(certificate.clone()));
+                let candidate = Candidate { view, sent_by };
                 let ended = self
                     .force
-                    .put(Candidate { view, sent_by }, &self.facts, &mut out);
+                    .put(candidate, &self.facts, now.monotonic, &mut out);
                 self.outputs.extend(out);
                 if let Some(ended) = ended {
                     self.attempt_ended(ended, now);
@@ -96,13 +111,6 @@ impl Agent {
         });
     }
 
-    fn put(&mut self, candidate: Candidate) {
-        let mut out = Vec::new();
-        // At the start there are no facts, and so nothing to refuse for.
-        drop(self.force.put(candidate, &self.facts, &mut out));
-        self.outputs.extend(out);
-    }
-
     pub(super) fn attempt_ended(&mut self, ended: Ended, now: Now) {
         match ended {
             Ended::Stale => {}
@@ -133,13 +141,13 @@ impl Agent {
             return;
         };
         info!(version = view.id.version, "the view is in force");
+        self.broken_state = None;
         let mut out = Vec::new();
         if let Some(links) = &mut self.links {
             links.reconcile(view, self.link_port, now.monotonic, &mut out);
         }
         self.catalogue.retain(view);
         self.reporter.in_force(now);
-        let is_awaited = sent_by.is_some();
         if let (Some(saved), Some(certificate)) = (&mut self.saved, sent_by) {
             saved.view = Some(SavedView {
                 certificate,
@@ -148,9 +156,8 @@ impl Agent {
             out.push(Output::Persist(Box::new(saved.clone())));
         }
         self.outputs.extend(out);
-        if is_awaited {
-            self.acknowledge();
-        }
+        // Also of a view from disk: the controller may have greeted before it was in force.
+        self.acknowledge();
         self.announce();
         self.reporter.report_soon();
     }
@@ -176,6 +183,12 @@ fn judge_saved(saved: &SavedState, view: &SavedView) -> Result<View, String> {
         .certificate
         .open(&saved.root)
         .map_err(|e| format!("the saved certificate is not used: {e}"))?;
+    if certificate.network != saved.joined.network {
+        return Err(format!(
+            "the saved certificate is not used: it is of network {}, this box belongs to {}",
+            certificate.network, saved.joined.network
+        ));
+    }
     let judge = Judge {
         network: &saved.joined.network,
         node: &saved.joined.node,

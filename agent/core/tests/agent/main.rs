@@ -4,7 +4,10 @@
     reason = "a test ends at the first thing that is not as it should be"
 )]
 
+mod again;
 mod joining;
 mod links;
+mod pair;
+mod said;
 mod support;
 mod views;
