@@ -4,8 +4,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use pnsbox_proto::health::{Condition, ConditionCode, HealthReport, HeldReason, PeerHealth};
-use pnsbox_proto::id::NodeName;
-use pnsbox_proto::key::WireguardKey;
 use pnsbox_proto::message::ToController;
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{PeerPath, PeerRecord};
@@ -149,11 +147,6 @@ impl Agent {
         };
         self.catalogue
             .listed(view, |peer| links.hears(peer, now.monotonic))
-    }
-
-    /// The name of the peer with a WireGuard key.
-    pub fn peer_name(&self, key: &WireguardKey) -> Option<NodeName> {
-        Some(self.force.view()?.peer_of(key)?.node.clone())
     }
 
     fn peers(&self, now: Now) -> Vec<PeerHealth> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use pnsbox_proto::envelope::EnvelopeError;
 use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
-use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
+use pnsbox_proto::key::{Digest, IdentityKey};
 use pnsbox_proto::view::{
     LinkRecord, Manifest, NodeRecord, PeerRecord, Record, RecordEntry, RelayRecord, SignedView,
 };
@@ -171,11 +171,4 @@ fn parse(
         relays,
         quarantined,
     })
-}
-
-impl View {
-    /// The peer with a WireGuard key.
-    pub fn peer_of(&self, key: &WireguardKey) -> Option<&PeerRecord> {
-        self.peers.values().find(|peer| peer.wireguard == *key)
-    }
 }

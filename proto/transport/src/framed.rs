@@ -21,13 +21,6 @@ pub enum FramedError {
     Frame(#[from] FrameError),
 }
 
-impl FramedError {
-    /// Whether the other side ended the stream between two messages.
-    pub fn is_end(&self) -> bool {
-        matches!(self, Self::Read(ReadExactError::FinishedEarly(0)))
-    }
-}
-
 /// Sends messages of type `M`.
 #[derive(Debug)]
 pub struct FramedSender<M> {
@@ -51,12 +44,6 @@ impl<M: Serialize> FramedSender<M> {
         let bytes = frame::encode(message)?;
         self.stream.write_all(&bytes).await?;
         Ok(bytes.len())
-    }
-
-    /// Ends the stream after what was sent.
-    pub fn finish(&mut self) {
-        // Already finished or reset: both mean that nothing more will be sent.
-        drop(self.stream.finish());
     }
 }
 
