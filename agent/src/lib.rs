@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod eventloop;
+pub mod failpoint;
 pub mod host;
 pub mod http;
 pub mod keys;

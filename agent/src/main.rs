@@ -35,6 +35,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    pnsbox_agent::failpoint::arm();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return exit::usage(&error),

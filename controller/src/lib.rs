@@ -16,6 +16,7 @@ pub mod agents;
 pub mod cli;
 pub mod config;
 pub mod eventloop;
+pub mod failpoint;
 pub mod http;
 pub mod keys;
 pub mod metrics;

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use pnsbox_controller::cli::{self, Args, exit};
 
 fn main() -> ExitCode {
+    pnsbox_controller::failpoint::arm();
     match Args::try_parse() {
         Ok(args) => cli::run(args),
         Err(error) => exit::usage(&error),

@@ -74,6 +74,8 @@ impl Shared {
     }
 
     fn runs(&self, worker: usize) -> bool {
+        #[cfg(feature = "failpoints")]
+        fail::eval(FAILPOINTS[worker], |_| ());
         self.rounds[worker].fetch_add(1, Ordering::Relaxed);
         !self.stopping.load(Ordering::Relaxed)
     }
@@ -94,6 +96,10 @@ impl Shared {
         }
     }
 }
+
+/// Where a test hangs a worker, in the order of [`start`].
+#[cfg(feature = "failpoints")]
+const FAILPOINTS: [&str; 3] = ["worker_tun", "worker_udp", "worker_timers"];
 
 /// What one thread does until the workers stop.
 type Work = fn(&Shared);
