@@ -23,10 +23,10 @@ use crate::admin::{Pong, Question};
 use crate::checks::Checks;
 use crate::config::Config;
 use crate::control::Control;
-use crate::host::Host;
+use crate::host::{Host, HostObject};
 use crate::http::HttpServer;
 use crate::links::{Links, NewLink};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Reading, ShellTally};
 use crate::{store, systemd};
 
 /// Something for the event loop. The channel holds 1,024: a burst of every peer of a large hub at once.
@@ -62,7 +62,7 @@ const PING_SEQUENCES: u64 = 1 << 63;
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(1);
 /// How often the host is read back: what somebody removed is missed no longer.
-const REPAIR: Duration = Duration::from_secs(4);
+const REPAIR: Duration = Duration::from_secs(3);
 
 /// The parts that the loop drives.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub struct EventLoop {
     links: Links,
     checks: Checks,
     http: HttpServer,
-    metrics: Metrics,
+    tally: ShellTally,
     events: mpsc::Sender<Event>,
     started: Instant,
     overlay: Option<IpAddr>,
@@ -82,6 +82,7 @@ pub struct EventLoop {
     pings: BTreeMap<u64, Ping>,
     next_ping: u64,
     progress: Option<u64>,
+    progressed: Option<UnixTime>,
     repaired: Instant,
     ready: bool,
 }
@@ -121,7 +122,10 @@ impl EventLoop {
             links: parts.links,
             checks: Checks::default(),
             http: parts.http,
-            metrics: Metrics::new(),
+            tally: ShellTally {
+                repairs: HostObject::ALL.map(|object| (object.as_str(), 0)).into(),
+                ..ShellTally::default()
+            },
             events,
             started,
             overlay: None,
@@ -129,6 +133,7 @@ impl EventLoop {
             pings: BTreeMap::new(),
             next_ping: PING_SEQUENCES,
             progress: None,
+            progressed: None,
             repaired: started,
             ready: false,
         }
@@ -150,7 +155,7 @@ impl EventLoop {
             tokio::select! {
                 () = &mut shutdown => break,
                 event = incoming.recv() => match event {
-                    Some(event) => self.handle_event(event),
+                    Some(event) => self.handle_event(event).await,
                     None => break,
                 },
                 changed = host_changes.recv() => match changed {
@@ -182,7 +187,7 @@ impl EventLoop {
         self.agent.handle(input, now);
     }
 
-    fn handle_event(&mut self, event: Event) {
+    async fn handle_event(&mut self, event: Event) {
         match event {
             Event::Core(input) => match *input {
                 Input::Link { connection, .. } | Input::LinkDown { connection, .. }
@@ -205,7 +210,7 @@ impl EventLoop {
                 self.handle(input);
             }
             Event::Probe { connection, probe } => self.handle_probe(connection, probe),
-            Event::Question(question) => self.handle_question(*question),
+            Event::Question(question) => self.handle_question(*question).await,
         }
     }
 
@@ -222,20 +227,12 @@ impl EventLoop {
     }
 
     /// Whoever asked may have left, so answers may go nowhere.
-    fn handle_question(&mut self, question: Question) {
+    async fn handle_question(&mut self, question: Question) {
         let now = self.now();
         match question {
             Question::Status(answer) => drop(answer.send(self.agent.status(now))),
             Question::Services(answer) => drop(answer.send(self.agent.services(now))),
-            Question::Metrics(answer) => {
-                let counters = self.host.counters();
-                let text = self.metrics.render(
-                    &self.agent.status(now),
-                    &self.agent.services(now),
-                    counters.as_ref(),
-                );
-                drop(answer.send(text));
-            }
+            Question::Metrics(answer) => drop(answer.send(self.metrics_text().await)),
             Question::Ping { node, answer } => self.ping(&node, answer),
             Question::Join {
                 anchor,
@@ -244,6 +241,31 @@ impl EventLoop {
                 answer,
             } => self.join(&anchor, lan, public, answer),
         }
+    }
+
+    async fn metrics_text(&mut self) -> String {
+        match self.host.filter_drops().await {
+            Ok(drops) => {
+                self.tally.filter_drops = BTreeMap::from([
+                    ("filter_inbound", drops.inbound),
+                    ("filter_outbound", drops.outbound),
+                    ("filter_local", drops.local),
+                ]);
+            }
+            Err(error) => warn!(%error, "the packet filter's drops cannot be read"),
+        }
+        let now = self.now();
+        let names = self.agent.peer_keys();
+        metrics::render(&Reading {
+            status: &self.agent.status(now),
+            services: &self.agent.services(now),
+            tally: self.agent.tally(),
+            names: names.map(|(key, name)| (key.0, name)).collect(),
+            counters: self.host.counters().as_ref(),
+            progress: self.progressed,
+            mtu: self.host.mtu(),
+            shell: &self.tally,
+        })
     }
 
     fn ping(&mut self, node: &NodeName, answer: oneshot::Sender<Result<Pong, String>>) {
@@ -350,6 +372,7 @@ impl EventLoop {
         let progress = self.host.progress();
         if progress.is_none() || progress != self.progress {
             systemd::watchdog();
+            self.progressed = progress.map(|_| self.now().wall);
         }
         self.progress = progress;
     }
@@ -361,9 +384,12 @@ impl EventLoop {
         }
         self.repaired = Instant::now();
         match self.host.repair().await {
-            Ok(false) => {}
-            Ok(true) => warn!("somebody changed interface, routes or filter; they are put back"),
+            Ok(None) => {}
+            Ok(Some(object)) => {
+                *self.tally.repairs.entry(object.as_str()).or_default() += 1;
+            }
             Err(error) => {
+                self.tally.repair_failures += 1;
                 error!(error = %format!("{:#}", anyhow::Error::from(error)), "the host cannot be repaired")
             }
         }
@@ -398,6 +424,7 @@ impl EventLoop {
             }
             Output::Persist(state) => {
                 if let Err(error) = store::save(&self.config.state_dir, &state) {
+                    self.tally.state_write_failures += 1;
                     error!(%error, "the state was not saved: a restart would go back to the one before");
                 }
             }

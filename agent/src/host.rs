@@ -34,7 +34,7 @@ mod preflight;
 mod routing;
 mod sysctl;
 
-pub use error::HostError;
+pub use error::{HostError, HostObject};
 use netlink::Netlink;
 pub use nftables::FilterDrops;
 
@@ -50,6 +50,7 @@ pub struct Host {
     plane: Option<Plane>,
     /// Index of our interface, for the listener to changes of the host; 0 without one.
     index: Arc<AtomicU32>,
+    table: nftables::Table,
     applied: HostConfig,
 }
 
@@ -93,6 +94,7 @@ impl Host {
             ipv6,
             plane: None,
             index,
+            table: nftables::Table::default(),
             applied: HostConfig::default(),
         };
         host.remove_stale_interface().await?;
@@ -120,15 +122,17 @@ impl Host {
     }
 
     /// Puts back what somebody else removed or changed, for example a firewall script that flushed all tables.
-    /// Returns whether there was something to do.
-    pub async fn repair(&mut self) -> Result<bool, HostError> {
+    /// Returns what it found first, if anything.
+    pub async fn repair(&mut self) -> Result<Option<HostObject>, HostError> {
         let config = self.applied.clone();
-        let Err(found) = self.verify(&config).await else {
-            return Ok(false);
+        let (object, found) = match self.verify(&config).await {
+            Ok(()) => return Ok(None),
+            Err(HostError::ReadBack { object, found }) => (object, found),
+            Err(error) => return Err(error),
         };
-        warn!(found = %found.chain(), "the host was changed by another program; putting it back");
+        warn!(object = object.as_str(), %found, "another program has changed the host; putting it back");
         self.change_to(&config).await?;
-        Ok(true)
+        Ok(Some(object))
     }
 
     /// The host's own network, without our interface.
@@ -146,6 +150,11 @@ impl Host {
         self.plane.as_ref().map(|plane| plane.dataplane.counters())
     }
 
+    /// MTU of our interface, in bytes; `None` while there is none.
+    pub fn mtu(&self) -> Option<u16> {
+        self.plane.as_ref().map(|plane| plane.mtu)
+    }
+
     /// Moves while the data plane works; `None` while there is none.
     pub fn progress(&self) -> Option<u64> {
         self.plane.as_ref().map(|plane| plane.dataplane.progress())
@@ -158,12 +167,9 @@ impl Host {
             .is_some_and(|plane| plane.dataplane.tun_lost())
     }
 
-    /// What the filter dropped since it was last replaced; nothing while there is none.
-    pub async fn filter_drops(&self) -> Result<FilterDrops, HostError> {
-        if self.applied.interface.is_none() {
-            return Ok(FilterDrops::default());
-        }
-        Ok(nftables::drops().await?)
+    /// What the filter has dropped since the start.
+    pub async fn filter_drops(&mut self) -> Result<FilterDrops, HostError> {
+        Ok(self.table.drops().await?)
     }
 
     /// Removes interface, routes, rule and filter. What fails is logged: the next start removes it.
@@ -189,7 +195,7 @@ impl Host {
         // An interface without a filter would be open; an empty filter lets nothing through.
         let closed = Filter::default();
         let filter = config.filter.as_ref().unwrap_or(&closed);
-        nftables::replace(filter, &self.settings.interface).await?;
+        self.table.replace(filter, &self.settings.interface).await?;
         forward(filter)?;
         let index = self.ensure_plane(interface.mtu).await?;
         let addresses = routing::wanted_addresses(interface, self.ipv6);
@@ -211,7 +217,7 @@ impl Host {
         routing::set_routes(&self.netlink, &Default::default()).await?;
         routing::set_rules(&self.netlink, false, self.ipv6).await?;
         self.stop_plane();
-        Ok(nftables::remove().await?)
+        Ok(self.table.remove().await?)
     }
 
     /// The running data plane's interface, if it is as wanted; otherwise a new one.
@@ -230,7 +236,9 @@ impl Host {
         })?;
         sysctl::prepare_interface(name, self.ipv6)?;
         let link = self.netlink.link(name).await?;
-        let link = link.ok_or_else(|| HostError::ReadBack(format!("no interface {name}")))?;
+        let link = link.ok_or_else(|| {
+            HostError::read_back(HostObject::Interface, format!("no interface {name}"))
+        })?;
         let dataplane = Dataplane::start(Settings {
             tun,
             private_key: self.settings.private_key.expose().into(),
@@ -259,23 +267,30 @@ impl Host {
     }
 
     /// Reads back what [`Host::change_to`] made.
-    async fn verify(&self, config: &HostConfig) -> Result<(), HostError> {
-        let name = &self.settings.interface;
-        let shown = |what: String| Err(HostError::ReadBack(what));
-        let link = self.netlink.link(name).await?;
+    async fn verify(&mut self, config: &HostConfig) -> Result<(), HostError> {
+        let name = self.settings.interface.clone();
+        let shown = |object, found: String| Err(HostError::read_back(object, found));
+        let link = self.netlink.link(&name).await?;
         let index = link.as_ref().map_or(0, |link| link.index);
         match (&config.interface, link) {
             (None, None) => {}
-            (None, Some(_)) => return shown(format!("an interface {name} that must not be")),
-            (Some(_), None) => return shown(format!("no interface {name}")),
+            (None, Some(_)) => {
+                return shown(
+                    HostObject::Interface,
+                    format!("an interface {name} that must not be"),
+                );
+            }
+            (Some(_), None) => return shown(HostObject::Interface, format!("no interface {name}")),
             (Some(wanted), Some(link)) => {
-                if !link.up || link.mtu != u32::from(wanted.mtu) {
-                    return shown(format!("{name} with MTU {}, up: {}", link.mtu, link.up));
+                if !link.up || link.mtu != u32::from(wanted.mtu) || self.tun_lost() {
+                    let found = format!("{name} with MTU {}, up: {}", link.mtu, link.up);
+                    return shown(HostObject::Interface, found);
                 }
                 let present = routing::addresses_of(&self.netlink, index).await?;
                 let present = present.into_iter().map(|a| a.address).collect();
                 if routing::wanted_addresses(wanted, self.ipv6) != present {
-                    return shown(format!("{name} with the addresses {present:?}"));
+                    let found = format!("{name} with the addresses {present:?}");
+                    return shown(HostObject::Address, found);
                 }
             }
         }
@@ -285,14 +300,11 @@ impl Host {
             false => Default::default(),
         };
         routing::verify(&self.netlink, &routes, present, self.ipv6).await?;
-        match (nftables::exists().await?, present) {
-            (true, false) => shown(format!(
-                "an nftables table {} that must not be",
-                nftables::TABLE
-            )),
-            (false, true) => shown(format!("no nftables table {}", nftables::TABLE)),
-            (true, true) | (false, false) => Ok(()),
+        if !self.table.is_as_left().await? {
+            let found = format!("another nftables table {} than ours", nftables::TABLE);
+            return shown(HostObject::Filter, found);
         }
+        Ok(())
     }
 
     /// A TUN interface goes with its process, so one with our name is somebody else's, or that process is just dying.

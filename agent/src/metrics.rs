@@ -4,46 +4,91 @@
 //! Labels are names from the view, the configuration or an enum; never free text.
 //! Moments are exported, not ages: Prometheus subtracts.
 
-use pnsbox_agent_core::snapshot::{MembershipState, ServiceState, ServiceStatus, StatusSnapshot};
-use pnsbox_dataplane::Counters;
+use std::collections::BTreeMap;
+
+use pnsbox_agent_core::snapshot::{
+    MembershipState, ServiceState, ServiceStatus, StatusSnapshot, Tally,
+};
+use pnsbox_dataplane::{Counters, PeerCounters, PublicKey};
 use pnsbox_proto::health::PeerHealth;
-use pnsbox_proto::key::WireguardKey;
-use prometheus::core::Collector;
+use pnsbox_proto::id::NodeName;
+use pnsbox_proto::time::UnixTime;
+use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-/// Writes `/metrics`.
-#[derive(Debug, Default)]
-pub struct Metrics {}
-
-impl Metrics {
-    /// Nothing is kept between two answers.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The text of `/metrics`.
-    pub fn render(
-        &self,
-        status: &StatusSnapshot,
-        services: &[ServiceStatus],
-        counters: Option<&Counters>,
-    ) -> String {
-        let families = Families::declare();
-        families.fill_agent(status);
-        for peer in &status.peers {
-            families.fill_peer(peer);
-        }
-        families.fill_services(status, services);
-        if let Some(counters) = counters {
-            families.fill_data_plane(counters);
-        }
-        let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&families.registry.gather(), &mut text)
-            .expect("families with unique names and a Vec give the encoder nothing to refuse");
-        String::from_utf8(text).expect("the encoder writes text")
-    }
+/// What an answer is made of.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    /// From the core.
+    pub status: &'a StatusSnapshot,
+    /// From the core.
+    pub services: &'a [ServiceStatus],
+    /// From the core.
+    pub tally: Tally,
+    /// From the core: the peers' names by the keys of their tunnels.
+    pub names: BTreeMap<PublicKey, &'a NodeName>,
+    /// From the data plane, while there is one.
+    pub counters: Option<&'a Counters>,
+    /// When the data plane was last seen to move.
+    pub progress: Option<UnixTime>,
+    /// Largest inner packet, in bytes, while there is an interface.
+    pub mtu: Option<u16>,
+    /// From the shell.
+    pub shell: &'a ShellTally,
 }
+
+/// What the shell has counted since its start.
+#[derive(Debug, Default)]
+pub struct ShellTally {
+    /// Things of ours that were put back into the kernel, by what they were.
+    pub repairs: BTreeMap<&'static str, u64>,
+    /// Times that this failed.
+    pub repair_failures: u64,
+    /// Times that the state could not be written.
+    pub state_write_failures: u64,
+    /// What the packet filter dropped, by where.
+    pub filter_drops: BTreeMap<&'static str, u64>,
+}
+
+/// The text of `/metrics`.
+pub fn render(reading: &Reading<'_>) -> String {
+    let families = Families::declare();
+    families.fill_agent(reading.status);
+    families.fill_tally(reading.tally, reading.shell);
+    families.fill_peers(reading);
+    families.fill_services(reading.status, reading.services);
+    if let Some(counters) = reading.counters {
+        families.fill_data_plane(counters, reading.progress);
+    }
+    let mut gathered = families.registry.gather();
+    gathered.extend(of_the_process());
+    let mut text = Vec::new();
+    TextEncoder::new()
+        .encode(&gathered, &mut text)
+        .expect("families with unique names and a Vec give the encoder nothing to refuse");
+    String::from_utf8(text).expect("the encoder writes text")
+}
+
+/// Every metric of this file: what `docs/metrics.md` must say.
+pub fn described() -> Vec<Desc> {
+    Families::declare().described
+}
+
+/// CPU time, memory, file descriptors and start of the process, in the names that every exporter uses.
+fn of_the_process() -> impl Iterator<Item = MetricFamily> {
+    let families = ProcessCollector::for_self().collect().into_iter();
+    families.filter(|family| PROCESS.contains(&family.name()))
+}
+
+const PROCESS: [&str; 5] = [
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+];
 
 /// Declares each metric once: its field is its name.
 ///
@@ -52,16 +97,20 @@ macro_rules! families {
     ($($name:ident: $kind:ident, $labels:expr, $help:literal;)*) => {
         struct Families {
             registry: Registry,
+            described: Vec<Desc>,
             $($name: $kind,)*
         }
 
         impl Families {
             fn declare() -> Self {
                 let registry = Registry::new();
-                Self {
-                    $($name: registered(&registry, $kind::new(opts(stringify!($name), $help), $labels)),)*
-                    registry,
-                }
+                let mut described = Vec::new();
+                $(let $name = registered(
+                    $kind::new(opts(stringify!($name), $help), $labels),
+                    &registry,
+                    &mut described,
+                );)*
+                Self { registry, described, $($name,)* }
             }
         }
     };
@@ -69,29 +118,39 @@ macro_rules! families {
 
 families! {
     build_info: IntGaugeVec, &["version"], "Version of the agent; always 1.";
-    agent_state: IntGaugeVec, &["state"], "1 for the state that the agent is in.";
+    agent_state: IntGaugeVec, &["state"], "1 for the state that the agent is in: not_joined, joining or joined.";
     node_info: IntGaugeVec, &["network", "node"], "Place in the network; always 1.";
-    control_connected: IntGaugeVec, NONE, "A session with the controller stands.";
+    control_connected: IntGaugeVec, NONE, "1 while a session with the controller stands.";
     control_change_timestamp_seconds: IntGaugeVec, NONE, "When the session with the controller came or went.";
-    view_version: IntGaugeVec, NONE, "Version of the view in force.";
+    control_sessions_total: IntCounterVec, NONE, "Sessions made with a controller that was believed.";
+    view_version: IntGaugeVec, NONE, "Version of the view in force; 0 before the first.";
     view_applied_timestamp_seconds: IntGaugeVec, NONE, "When the view came into force.";
-    view_quarantined_records: IntGaugeVec, NONE, "Records of the view that could not be read.";
+    view_quarantined_records: IntGaugeVec, NONE, "Records of the view in force that could not be read.";
+    view_applies_total: IntCounterVec, NONE, "Views that came into force.";
+    view_refusals_total: IntCounterVec, NONE, "Views that were refused, retries included.";
     held_prefixes: IntGaugeVec, NONE, "Claimed prefixes that are not routed.";
-    conditions: IntGaugeVec, &["code"], "Things that need attention, by code.";
-    peer_up: IntGaugeVec, PEER, "The tunnel has a handshake of the last 180 s.";
-    peer_link_up: IntGaugeVec, PEER, "The link inside the tunnel stands.";
-    peer_relayed: IntGaugeVec, PEER, "The tunnel goes through a relay.";
+    conditions: IntGaugeVec, &["code"], "Things that need attention now, by code.";
+    state_write_failures_total: IntCounterVec, NONE, "Times that the state could not be written to disk.";
+    data_plane_progress_timestamp_seconds: IntGaugeVec, NONE, "When every worker of the data plane was last seen to move.";
+    host_repairs_total: IntCounterVec, &["object"], "Things of the agent that another program had changed in the kernel and that were put back: interface, address, routing or filter.";
+    host_repair_failures_total: IntCounterVec, NONE, "Times that putting them back failed.";
+    peers: IntGaugeVec, &["path", "state"], "Peers by path (direct or relay) and state (up or down).";
+    links_up: IntGaugeVec, NONE, "Peers with whom the link inside the tunnel stands.";
+    peer_up: IntGaugeVec, PEER, "1 if the tunnel has a handshake of the last 180 s.";
     peer_last_handshake_timestamp_seconds: IntGaugeVec, PEER, "When the last handshake was completed.";
+    peer_handshakes_total: IntCounterVec, PEER, "Handshakes completed.";
+    peer_handshake_failures_total: IntCounterVec, PEER, "Times that a handshake was given up.";
     peer_receive_bytes_total: IntCounterVec, PEER, "Inner bytes received.";
     peer_transmit_bytes_total: IntCounterVec, PEER, "Inner bytes sent.";
-    peer_rtt_seconds: GaugeVec, PEER, "Round-trip time of the last probes.";
-    peer_jitter_seconds: GaugeVec, PEER, "Mean deviation of the round-trip time.";
-    peer_loss_ratio: GaugeVec, PEER, "Share of the last probes that were lost.";
-    own_service_healthy: IntGaugeVec, &["service", "kind"], "The checks of a service of this box pass.";
-    services: IntGaugeVec, &["kind", "state"], "Services that this box knows of.";
-    tunnel_handshakes_total: IntCounterVec, TUNNEL, "Handshakes completed, by WireGuard key.";
-    tunnel_handshake_failures_total: IntCounterVec, TUNNEL, "Handshakes that failed, by WireGuard key.";
-    drop_packets_total: IntCounterVec, &["reason"], "Packets dropped by the data plane.";
+    peer_receive_packets_total: IntCounterVec, PEER, "Inner packets received.";
+    peer_transmit_packets_total: IntCounterVec, PEER, "Inner packets sent.";
+    peer_rtt_seconds: GaugeVec, PEER, "Round-trip time of the last probes; absent without a link.";
+    peer_jitter_seconds: GaugeVec, PEER, "Mean deviation of the round-trip time; absent without a link.";
+    peer_loss_ratio: GaugeVec, PEER, "Share of the last probes that were lost; absent without a link.";
+    peer_mtu_bytes: IntGaugeVec, PEER, "Largest inner packet that is sent to the peer.";
+    own_service_healthy: IntGaugeVec, &["service", "kind"], "1 while the checks of a service of this box pass.";
+    services: IntGaugeVec, &["state"], "Services that this box knows of: available or blocked_by_policy.";
+    drop_packets_total: IntCounterVec, &["reason"], "Packets dropped by the data plane, or by the packet filter (filter_*).";
     relay_packets_total: IntCounterVec, NONE, "Datagrams relayed for others.";
     relay_bytes_total: IntCounterVec, NONE, "Bytes relayed for others.";
 }
@@ -145,37 +204,92 @@ impl Families {
         }
     }
 
-    fn fill_peer(&self, peer: &PeerHealth) {
+    fn fill_tally(&self, tally: Tally, shell: &ShellTally) {
+        for (family, count) in [
+            (&self.control_sessions_total, tally.sessions),
+            (&self.view_applies_total, tally.views_applied),
+            (&self.view_refusals_total, tally.views_refused),
+            (&self.state_write_failures_total, shell.state_write_failures),
+            (&self.host_repair_failures_total, shell.repair_failures),
+        ] {
+            family.with_label_values(NONE).inc_by(count);
+        }
+        for (family, counts) in [
+            (&self.host_repairs_total, &shell.repairs),
+            (&self.drop_packets_total, &shell.filter_drops),
+        ] {
+            for (label, count) in counts {
+                family.with_label_values(&[label]).inc_by(*count);
+            }
+        }
+    }
+
+    fn fill_peers(&self, reading: &Reading<'_>) {
+        let peers = &reading.status.peers;
+        for (path, relayed) in [("direct", false), ("relay", true)] {
+            for (state, up) in [("up", true), ("down", false)] {
+                let such = peers
+                    .iter()
+                    .filter(|peer| peer.relay.is_some() == relayed && peer.up == up);
+                self.peers
+                    .with_label_values(&[path, state])
+                    .set(signed(such.count() as u64));
+            }
+        }
+        let linked = peers.iter().filter(|peer| peer.link).count();
+        self.links_up
+            .with_label_values(NONE)
+            .set(signed(linked as u64));
+        for peer in peers {
+            self.fill_peer(peer, reading.mtu);
+        }
+        for tunnel in reading.counters.into_iter().flat_map(|c| &c.peers) {
+            if let Some(name) = reading.names.get(&tunnel.public_key) {
+                self.fill_tunnel(name, tunnel);
+            }
+        }
+    }
+
+    fn fill_peer(&self, peer: &PeerHealth, mtu: Option<u16>) {
         let label = &[peer.node.as_str()];
         self.peer_up
             .with_label_values(label)
             .set(i64::from(peer.up));
-        self.peer_link_up
-            .with_label_values(label)
-            .set(i64::from(peer.link));
-        self.peer_relayed
-            .with_label_values(label)
-            .set(i64::from(peer.relay.is_some()));
         if let Some(handshake) = peer.last_handshake {
             self.peer_last_handshake_timestamp_seconds
                 .with_label_values(label)
                 .set(signed(handshake.0));
         }
-        self.peer_receive_bytes_total
-            .with_label_values(label)
-            .inc_by(peer.rx_bytes);
-        self.peer_transmit_bytes_total
-            .with_label_values(label)
-            .inc_by(peer.tx_bytes);
         let seconds = |milliseconds: f64| milliseconds / 1e3;
         for (family, value) in [
             (&self.peer_rtt_seconds, peer.rtt_ms.map(seconds)),
             (&self.peer_jitter_seconds, peer.jitter_ms.map(seconds)),
             (&self.peer_loss_ratio, peer.loss),
         ] {
-            if let Some(value) = value {
+            if let Some(value) = value.filter(|_| peer.link) {
                 family.with_label_values(label).set(value);
             }
+        }
+        if let Some(mtu) = mtu {
+            self.peer_mtu_bytes
+                .with_label_values(label)
+                .set(i64::from(mtu));
+        }
+    }
+
+    fn fill_tunnel(&self, name: &NodeName, tunnel: &PeerCounters) {
+        for (family, count) in [
+            (&self.peer_handshakes_total, tunnel.handshakes),
+            (
+                &self.peer_handshake_failures_total,
+                tunnel.handshake_failures,
+            ),
+            (&self.peer_receive_bytes_total, tunnel.rx_bytes),
+            (&self.peer_transmit_bytes_total, tunnel.tx_bytes),
+            (&self.peer_receive_packets_total, tunnel.rx_packets),
+            (&self.peer_transmit_packets_total, tunnel.tx_packets),
+        ] {
+            family.with_label_values(&[name.as_str()]).inc_by(count);
         }
     }
 
@@ -186,27 +300,18 @@ impl Families {
                 .with_label_values(&labels)
                 .set(i64::from(own.healthy));
         }
-        for service in services {
-            let state = match service.state {
-                ServiceState::Available => "available",
-                ServiceState::BlockedByPolicy => "blocked_by_policy",
-            };
+        for (label, state) in [
+            ("available", ServiceState::Available),
+            ("blocked_by_policy", ServiceState::BlockedByPolicy),
+        ] {
+            let such = services.iter().filter(|service| service.state == state);
             self.services
-                .with_label_values(&[service.kind.as_str(), state])
-                .inc();
+                .with_label_values(&[label])
+                .set(signed(such.count() as u64));
         }
     }
 
-    fn fill_data_plane(&self, counters: &Counters) {
-        for peer in &counters.peers {
-            let key = WireguardKey(peer.public_key).to_string();
-            self.tunnel_handshakes_total
-                .with_label_values(&[&key])
-                .inc_by(peer.handshakes);
-            self.tunnel_handshake_failures_total
-                .with_label_values(&[&key])
-                .inc_by(peer.handshake_failures);
-        }
+    fn fill_data_plane(&self, counters: &Counters, progress: Option<UnixTime>) {
         for (reason, packets) in &counters.drops {
             self.drop_packets_total
                 .with_label_values(&[reason.as_str()])
@@ -218,11 +323,15 @@ impl Families {
         self.relay_bytes_total
             .with_label_values(NONE)
             .inc_by(counters.relayed_bytes);
+        if let Some(progress) = progress {
+            self.data_plane_progress_timestamp_seconds
+                .with_label_values(NONE)
+                .set(signed(progress.0));
+        }
     }
 }
 
 const PEER: &[&str] = &["peer"];
-const TUNNEL: &[&str] = &["public_key"];
 const NONE: &[&str] = &[];
 
 fn opts(name: &str, help: &str) -> Opts {
@@ -230,10 +339,12 @@ fn opts(name: &str, help: &str) -> Opts {
 }
 
 fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
     family: prometheus::Result<C>,
+    registry: &Registry,
+    described: &mut Vec<Desc>,
 ) -> C {
     let family = family.expect("names and labels are constants of this file, and right");
+    described.extend(family.desc().into_iter().cloned());
     registry
         .register(Box::new(family.clone()))
         .expect("names are unique in this file");

@@ -2,7 +2,9 @@
 
 use pnsbox_controller_core::controller::{Controller, Counters, REFUSALS};
 use pnsbox_controller_core::fleet::NodeState;
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -11,74 +13,78 @@ use prometheus::{
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    described: Vec<Desc>,
     agencies: IntGauge,
     nodes: IntGaugeVec,
+    node_connected: IntGaugeVec,
     prefixes: IntGaugeVec,
     sessions: IntGaugeVec,
-    joins: IntCounterVec,
-    views: IntCounterVec,
+    joins: IntCounter,
+    joins_refused: IntCounterVec,
+    views_pushed: IntCounter,
+    views_applied: IntCounter,
+    views_refused: IntCounter,
+    views_incomplete: IntCounter,
     view_bytes: IntCounter,
     commits: IntCounter,
     requests: IntCounter,
 }
 
 impl Metrics {
-    /// Registers them; `started` is the process's start, in seconds since 1970.
-    pub fn new(started: u64) -> prometheus::Result<Self> {
-        let metrics = Self {
-            registry: Registry::new(),
-            agencies: gauge("pnsbox_controller_agencies", "Registered agencies.")?,
-            nodes: gauges("pnsbox_controller_nodes", "Nodes by state.", "state")?,
-            prefixes: gauges(
-                "pnsbox_controller_prefixes",
-                "LAN prefixes that nodes claimed, by state.",
-                "state",
-            )?,
-            sessions: gauges(
-                "pnsbox_controller_sessions",
-                "Open sessions with agents, by kind.",
-                "kind",
-            )?,
-            joins: counters(
-                "pnsbox_controller_joins_total",
-                "Requests to join, by outcome.",
-                "outcome",
-            )?,
-            views: counters(
-                "pnsbox_controller_views_total",
-                "Views sent, and what agents answered.",
-                "event",
-            )?,
-            view_bytes: counter(
-                "pnsbox_controller_view_sent_bytes_total",
-                "Bytes of views sent to agents.",
-            )?,
-            commits: counter(
-                "pnsbox_controller_store_commits_total",
-                "Transactions written to the store.",
-            )?,
-            requests: counter(
-                "pnsbox_controller_operator_requests_total",
-                "Requests of operators.",
-            )?,
-        };
-        let start = gauge(
-            "pnsbox_controller_start_time_seconds",
-            "When the process started, since 1970.",
-        )?;
-        start.set(i64::try_from(started).unwrap_or(i64::MAX));
-        let build = gauges(
-            "pnsbox_controller_build_info",
-            "Always 1; the version stands in the label.",
-            "version",
+    /// Registers them.
+    pub fn new() -> prometheus::Result<Self> {
+        let mut registering = Registering::default();
+        let r = &mut registering;
+        let build = r.gauges(
+            "build_info",
+            "Version of the controller; always 1.",
+            &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        for collector in [Box::new(start) as Box<dyn Collector>, Box::new(build)]
-            .into_iter()
-            .chain(metrics.collectors())
-        {
-            metrics.registry.register(collector)?;
-        }
+        let metrics = Self {
+            agencies: r.gauge("agencies", "Registered agencies.")?,
+            nodes: r.gauges(
+                "nodes",
+                "Nodes by state: online, offline, never_seen or invited.",
+                &["state"],
+            )?,
+            node_connected: r.gauges(
+                "node_connected",
+                "1 while the session of a joined node stands.",
+                &["agency", "node"],
+            )?,
+            prefixes: r.gauges(
+                "prefixes",
+                "LAN prefixes that nodes claimed, by state: active or held.",
+                &["state"],
+            )?,
+            sessions: r.gauges(
+                "sessions",
+                "Open sessions with agents, by kind: joined or unjoined.",
+                &["kind"],
+            )?,
+            joins: r.counter(
+                "joins_total",
+                "Boxes that joined, repeated answers included.",
+            )?,
+            joins_refused: r.counters(
+                "joins_refused_total",
+                "Requests to join that were refused, by reason.",
+                &["reason"],
+            )?,
+            views_pushed: r.counter("views_pushed_total", "Views sent to agents.")?,
+            views_applied: r.counter("views_applied_total", "Views that agents applied.")?,
+            views_refused: r.counter("views_refused_total", "Views that agents refused.")?,
+            views_incomplete: r.counter(
+                "views_incomplete_total",
+                "Views of which agents lacked records, and which were sent again whole.",
+            )?,
+            view_bytes: r.counter("view_sent_bytes_total", "Bytes of views sent to agents.")?,
+            commits: r.counter("store_commits_total", "Transactions written to the store.")?,
+            requests: r.counter("operator_requests_total", "Requests of operators.")?,
+            registry: registering.registry,
+            described: registering.described,
+        };
         metrics.count(&Counters::default());
         Ok(metrics)
     }
@@ -91,18 +97,23 @@ impl Metrics {
                 .with_label_values(&[label(state)])
                 .set(number(count));
         }
+        // A node that has gone must not stay.
+        self.node_connected.reset();
+        for (name, connected) in controller.nodes() {
+            self.node_connected
+                .with_label_values(&[name.agency().as_str(), name.as_str()])
+                .set(i64::from(connected));
+        }
         let (active, held) = controller.prefix_counts();
-        self.prefixes
-            .with_label_values(&["active"])
-            .set(number(active));
-        self.prefixes.with_label_values(&["held"]).set(number(held));
         let (joined, unjoined) = controller.session_counts();
-        self.sessions
-            .with_label_values(&["joined"])
-            .set(number(joined));
-        self.sessions
-            .with_label_values(&["unjoined"])
-            .set(number(unjoined));
+        for (family, label, count) in [
+            (&self.prefixes, "active", active),
+            (&self.prefixes, "held", held),
+            (&self.sessions, "joined", joined),
+            (&self.sessions, "unjoined", unjoined),
+        ] {
+            family.with_label_values(&[label]).set(number(count));
+        }
         self.count(controller.counters());
     }
 
@@ -118,41 +129,97 @@ impl Metrics {
 
     /// The text that Prometheus reads.
     pub fn text(&self) -> prometheus::Result<String> {
+        let mut gathered = self.registry.gather();
+        gathered.extend(of_the_process());
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&gathered, &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    fn count(&self, counters: &Counters) {
-        raise(&self.joins.with_label_values(&["joined"]), counters.joined);
-        for word in REFUSALS {
-            let count = counters.joins_refused.get(word).copied().unwrap_or(0);
-            raise(&self.joins.with_label_values(&[word]), count);
-        }
-        for (event, count) in [
-            ("pushed", counters.views_pushed),
-            ("applied", counters.views_applied),
-            ("refused", counters.views_refused),
-            ("incomplete", counters.views_incomplete),
-        ] {
-            raise(&self.views.with_label_values(&[event]), count);
-        }
-        raise(&self.view_bytes, counters.view_bytes);
+    /// Every metric of this file: what `docs/metrics.md` must say.
+    pub fn described(&self) -> &[Desc] {
+        &self.described
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 9] {
-        [
-            Box::new(self.agencies.clone()),
-            Box::new(self.nodes.clone()),
-            Box::new(self.prefixes.clone()),
-            Box::new(self.sessions.clone()),
-            Box::new(self.joins.clone()),
-            Box::new(self.views.clone()),
-            Box::new(self.view_bytes.clone()),
-            Box::new(self.commits.clone()),
-            Box::new(self.requests.clone()),
-        ]
+    fn count(&self, counters: &Counters) {
+        for word in REFUSALS {
+            let count = counters.joins_refused.get(word).copied().unwrap_or(0);
+            raise(&self.joins_refused.with_label_values(&[word]), count);
+        }
+        for (counter, count) in [
+            (&self.joins, counters.joined),
+            (&self.views_pushed, counters.views_pushed),
+            (&self.views_applied, counters.views_applied),
+            (&self.views_refused, counters.views_refused),
+            (&self.views_incomplete, counters.views_incomplete),
+            (&self.view_bytes, counters.view_bytes),
+        ] {
+            raise(counter, count);
+        }
     }
+}
+
+/// CPU time, memory, file descriptors and start of the process, in the names that every exporter uses.
+fn of_the_process() -> impl Iterator<Item = MetricFamily> {
+    let families = ProcessCollector::for_self().collect().into_iter();
+    families.filter(|family| PROCESS.contains(&family.name()))
+}
+
+const PROCESS: [&str; 5] = [
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+];
+
+/// Makes metrics, each registered and described.
+#[derive(Default)]
+struct Registering {
+    registry: Registry,
+    described: Vec<Desc>,
+}
+
+impl Registering {
+    fn gauge(&mut self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn counter(&mut self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    fn add<C: Collector + Clone + 'static>(
+        &mut self,
+        metric: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
+        let metric = metric?;
+        self.described.extend(metric.desc().into_iter().cloned());
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("pnsbox_controller")
 }
 
 fn label(state: NodeState) -> &'static str {
@@ -171,20 +238,4 @@ fn raise(counter: &IntCounter, to: u64) {
 
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn gauge(name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    IntGauge::new(name, help)
-}
-
-fn counter(name: &str, help: &str) -> prometheus::Result<IntCounter> {
-    IntCounter::new(name, help)
-}
-
-fn gauges(name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
-    IntGaugeVec::new(Opts::new(name, help), &[label])
-}
-
-fn counters(name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
-    IntCounterVec::new(Opts::new(name, help), &[label])
 }

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use pnsbox_controller_core::controller::Controller;
-use pnsbox_proto::time::UnixTime;
 use quinn::Endpoint;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
@@ -46,8 +45,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
     let (controller, store) =
         tokio::task::block_in_place(|| operator::open(config, STORE_PATIENCE))?;
     let key = keys::load(&config.state_dir.join(keys::CONTROLLER_KEY))?;
-    let started = UnixTime::from(SystemTime::now());
-    let metrics = Arc::new(Metrics::new(started.0)?);
+    let metrics = Arc::new(Metrics::new()?);
     let endpoints = agents::listen(&config.listen, &key)?;
     let http = TcpListener::bind(config.http_listen)
         .await

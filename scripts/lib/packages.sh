@@ -10,4 +10,4 @@ LAB_PACKAGES=(
 )
 
 # What the tests set against our programs.
-TEST_PACKAGES=(wireguard-go:wireguard-go wireguard-tools:wg)
+TEST_PACKAGES=(wireguard-go:wireguard-go wireguard-tools:wg prometheus:promtool)

@@ -1,9 +1,11 @@
 //! Links, probes, and what the screens and metrics show of them.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pnsbox_tests::lab::Lab;
+use pnsbox_tests::lab::{Lab, root};
 
 pub(crate) const GATEWAYS: [(&str, &str); 4] = [
     ("pusat.gw", "pusat/gw1"),
@@ -81,6 +83,8 @@ pub(crate) fn metrics_are_served_to_peers(lab: &Lab) -> Result<()> {
     ] {
         let text = lab.run(host, &["curl", "-sSf", "--max-time", "5", &url])?;
         ensure!(text.contains("\npnsbox_"), "{url}: {text}");
+        promtool_is_content(&text)?;
+        reasons_are_documented(&text)?;
     }
     let discovered = lab.json(
         "pusat.controller",
@@ -88,5 +92,41 @@ pub(crate) fn metrics_are_served_to_peers(lab: &Lab) -> Result<()> {
     )?;
     let found = discovered.to_string();
     ensure!(found.contains(&format!("{overlay}:9586")), "{found}");
+    Ok(())
+}
+
+/// `promtool check metrics` has nothing to say.
+fn promtool_is_content(text: &str) -> Result<()> {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("promtool of the package prometheus")?;
+    let mut input = promtool.stdin.take().context("a pipe")?;
+    input.write_all(text.as_bytes())?;
+    drop(input);
+    let output = promtool.wait_with_output()?;
+    let said = [output.stdout, output.stderr].concat();
+    ensure!(
+        output.status.success() && said.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+    Ok(())
+}
+
+fn reasons_are_documented(text: &str) -> Result<()> {
+    let page = std::fs::read_to_string(root().join("docs/metrics.md"))?;
+    let drops = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("pnsbox_drop_packets_total{reason=\""));
+    for reason in drops.filter_map(|rest| rest.split('"').next()) {
+        ensure!(
+            page.contains(&format!("\n| {reason} |")),
+            "docs/metrics.md does not explain the reason {reason}"
+        );
+    }
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::host_config::Settings;
 use crate::jitter::Jitter;
 use crate::links::{LinkNews, Links};
 use crate::report::Reporter;
+use crate::snapshot::Tally;
 
 /// How often timers are looked at. Everything that waits here waits for seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -43,6 +44,7 @@ pub struct Agent {
     pub(crate) tunnels: BTreeMap<WireguardKey, TunnelState>,
     pub(crate) reporter: Reporter,
     pub(crate) broken_state: Option<String>,
+    pub(crate) tally: Tally,
     jitter: Jitter,
     endpoints_saved_at: Option<Duration>,
     tick_at: Duration,
@@ -75,6 +77,7 @@ impl Agent {
             tunnels: BTreeMap::new(),
             reporter: Reporter::new(now),
             broken_state: None,
+            tally: Tally::default(),
             jitter: Jitter::new(start.seed),
             endpoints_saved_at: None,
             tick_at: now.monotonic,
@@ -179,6 +182,21 @@ impl Agent {
     /// This node's name, once it has joined.
     pub fn node(&self) -> Option<&NodeName> {
         self.saved.as_ref().map(|saved| &saved.joined.node)
+    }
+
+    /// What was counted since the start.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The peers' names by the keys of their tunnels.
+    pub fn peer_keys(&self) -> impl Iterator<Item = (WireguardKey, &NodeName)> {
+        let peers = self
+            .force
+            .view()
+            .into_iter()
+            .flat_map(|view| view.peers.values());
+        peers.map(|peer| (peer.wireguard, &peer.node))
     }
 
     /// The host's own network, as last told.

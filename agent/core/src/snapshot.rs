@@ -40,6 +40,17 @@ pub struct StatusSnapshot {
     pub conditions: Vec<Condition>,
 }
 
+/// What the agent has counted since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Sessions with a controller that was believed.
+    pub sessions: u64,
+    /// Views that came into force, one more for each time that the host's own network changed one.
+    pub views_applied: u64,
+    /// Views that were refused, by the judge or by the host, retries included.
+    pub views_refused: u64,
+}
+
 /// Whether the box belongs to a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -57,8 +57,13 @@ pub enum HostError {
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
     /// The kernel took everything and shows something else.
-    #[error("the host was told, and then shows {0}")]
-    ReadBack(String),
+    #[error("the host was told, and then shows {found}")]
+    ReadBack {
+        /// What is not as it should be.
+        object: HostObject,
+        /// How it is.
+        found: String,
+    },
     /// A change failed, and so did the way back.
     #[error("{change}; and what was before did not come back: {back}")]
     NotRestored {
@@ -69,7 +74,39 @@ pub enum HostError {
     },
 }
 
+/// Something in the kernel that is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostObject {
+    /// Our interface, its state and MTU.
+    Interface,
+    /// Its addresses.
+    Address,
+    /// Our table's routes, and the rule that looks it up.
+    Routing,
+    /// Our nftables table.
+    Filter,
+}
+
+impl HostObject {
+    /// Every object.
+    pub const ALL: [Self; 4] = [Self::Interface, Self::Address, Self::Routing, Self::Filter];
+
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interface => "interface",
+            Self::Address => "address",
+            Self::Routing => "routing",
+            Self::Filter => "filter",
+        }
+    }
+}
+
 impl HostError {
+    pub(super) fn read_back(object: HostObject, found: String) -> Self {
+        Self::ReadBack { object, found }
+    }
+
     /// The message with its causes, for where it ends up inside another.
     pub(super) fn chain(&self) -> String {
         let mut text = self.to_string();

@@ -8,20 +8,22 @@ use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use pnsbox_agent_core::host::Filter;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+mod generation;
 mod render;
+mod table;
 
 pub use render::render;
+pub(super) use table::Table;
 
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "pnsbox";
 
-/// Packets that the table dropped since it was last replaced.
+/// Packets that the table dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FilterDrops {
     /// From peers to the LAN, not opened by policy.
@@ -52,6 +54,9 @@ pub enum NftError {
         /// Its first lines of complaint.
         reason: String,
     },
+    /// The kernel did not say which ruleset it has.
+    #[error("the kernel does not say whether its packet filter was changed")]
+    Generation(#[source] io::Error),
     /// Its answer is not what this version of the agent reads.
     #[error("nft answered something unexpected")]
     Answer(#[source] serde_json::Error),
@@ -60,52 +65,6 @@ pub enum NftError {
 /// Whether `nft` can be used at all.
 pub(super) async fn check() -> Result<(), NftError> {
     nft("list tables", &["list", "tables"], "").await.map(drop)
-}
-
-/// Puts the table in place of what was there, at once.
-pub(super) async fn replace(filter: &Filter, interface: &str) -> Result<(), NftError> {
-    load("replace table", &render(filter, interface)).await
-}
-
-/// Removes the table; nothing happens if it is not there.
-pub(super) async fn remove() -> Result<(), NftError> {
-    load(
-        "remove table",
-        &format!("table inet {TABLE}\ndelete table inet {TABLE}\n"),
-    )
-    .await
-}
-
-/// Whether the table is there.
-pub(super) async fn exists() -> Result<bool, NftError> {
-    let listed: Listing = json("list tables", &["-j", "list", "tables"]).await?;
-    let ours = |table: &Named| table.family == "inet" && table.name == TABLE;
-    Ok(listed
-        .nftables
-        .iter()
-        .filter_map(|object| object.table.as_ref())
-        .any(ours))
-}
-
-/// What the table dropped.
-pub(super) async fn drops() -> Result<FilterDrops, NftError> {
-    let listed: Listing = json(
-        "list counters",
-        &["-j", "list", "counters", "table", "inet", TABLE],
-    )
-    .await?;
-    let counter = |name: &str| {
-        let mut counters = listed
-            .nftables
-            .iter()
-            .filter_map(|object| object.counter.as_ref());
-        counters.find(|c| c.name == name).map_or(0, |c| c.packets)
-    };
-    Ok(FilterDrops {
-        inbound: counter(render::INBOUND_DROPS),
-        outbound: counter(render::OUTBOUND_DROPS),
-        local: counter(render::LOCAL_DROPS),
-    })
 }
 
 /// Loads a ruleset as one transaction: all of it or nothing.
@@ -168,26 +127,3 @@ async fn nft(command: &'static str, arguments: &[&str], input: &str) -> Result<O
 
 /// A ruleset for 2,000 peers loads in well under a second; this long means that something holds the kernel's lock.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
-
-#[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<Object>,
-}
-
-#[derive(Deserialize)]
-struct Object {
-    table: Option<Named>,
-    counter: Option<Counter>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    family: String,
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Counter {
-    name: String,
-    packets: u64,
-}

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use pnsbox_agent_core::host::{HostConfig, Interface};
 use rtnetlink::IpVersion;
 
-use super::error::HostError;
+use super::error::{HostError, HostObject};
 use super::netlink::{Address, Netlink, NetlinkError, Route, TABLE, Via, is_exact};
 
 /// Our interface's addresses.
@@ -137,22 +137,18 @@ pub(super) async fn verify(
         .iter()
         .find(|(net, via)| present.get(*net) != Some(*via))
     {
-        return Err(HostError::ReadBack(format!(
-            "no route {net} ({via:?}) in table {TABLE}"
-        )));
+        let found = format!("no route {net} ({via:?}) in table {TABLE}");
+        return Err(HostError::read_back(HostObject::Routing, found));
     }
     if let Some(net) = present.keys().find(|net| !wanted.contains_key(*net)) {
-        return Err(HostError::ReadBack(format!(
-            "a route {net} in table {TABLE} that must not be"
-        )));
+        let found = format!("a route {net} in table {TABLE} that must not be");
+        return Err(HostError::read_back(HostObject::Routing, found));
     }
     for ip in families(ipv6) {
         let rules = netlink.our_rules(ip.clone()).await?;
         if rules.len() != usize::from(rule) || !rules.iter().all(is_exact) {
-            let count = rules.len();
-            return Err(HostError::ReadBack(format!(
-                "{count} routing rules of ours for {ip:?}"
-            )));
+            let found = format!("{} routing rules of ours for {ip:?}", rules.len());
+            return Err(HostError::read_back(HostObject::Routing, found));
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use pnsbox_agent::host::{Host, HostError, HostSettings};
+use pnsbox_agent::host::{Host, HostError, HostObject, HostSettings};
 use pnsbox_agent::keys::WireguardSecret;
 use pnsbox_agent_core::host::{Filter, ForwardRule, HostConfig, Interface, Tunnel, TunnelPath};
 use pnsbox_proto::key::WireguardKey;
@@ -215,19 +215,36 @@ fn what_another_program_removed_is_put_back() {
         let mut host = start().await;
         host.apply(&config()).await.unwrap();
         let before = state();
-        assert!(!host.repair().await.unwrap());
-        for damage in [
-            "nft flush ruleset",
-            "ip rule del priority 5182",
-            "ip route flush table 5182",
-            "ip addr flush dev pns0 scope global",
-            "ip link set pns0 down",
-            "ip route add 10.99.0.0/16 dev pns0 table 5182",
+        assert_eq!(host.repair().await.unwrap(), None);
+        for (damage, object) in [
+            ("nft flush ruleset", HostObject::Filter),
+            ("nft flush table inet pnsbox", HostObject::Filter),
+            (
+                "nft insert rule inet pnsbox forward accept",
+                HostObject::Filter,
+            ),
+            ("ip rule del priority 5182", HostObject::Routing),
+            ("ip route flush table 5182", HostObject::Routing),
+            (
+                "ip route add 10.99.0.0/16 dev pns0 table 5182",
+                HostObject::Routing,
+            ),
+            ("ip addr flush dev pns0 scope global", HostObject::Address),
+            ("ip link set pns0 down", HostObject::Interface),
+            ("ip link set pns0 mtu 1400", HostObject::Interface),
         ] {
             sh(damage);
-            assert!(host.repair().await.unwrap(), "{damage}");
+            assert_eq!(host.repair().await.unwrap(), Some(object), "{damage}");
             assert_eq!(state(), before, "{damage}");
+            assert_eq!(host.repair().await.unwrap(), None, "{damage}");
         }
+        sh("nft add table inet somebody_else");
+        assert_eq!(
+            host.repair().await.unwrap(),
+            None,
+            "another's table is another's business"
+        );
+        sh("nft delete table inet somebody_else");
         host.shutdown().await;
     });
 }

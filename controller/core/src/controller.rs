@@ -300,6 +300,15 @@ impl Controller {
         counts
     }
 
+    /// Every joined node, and whether its session stands.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, bool)> {
+        let nodes = self.image.registry.nodes.keys();
+        nodes.map(|name| {
+            let state = fleet::state(&self.image, name, self.live.get(name));
+            (name, state == NodeState::Online)
+        })
+    }
+
     /// Number of claimed prefixes that are routed, and that are held back.
     pub fn prefix_counts(&self) -> (usize, usize) {
         let nodes = self.image.registry.nodes.values();

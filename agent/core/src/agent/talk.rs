@@ -99,6 +99,7 @@ impl Agent {
                 match self.welcome(&root, &certificate, &key, node.as_ref()) {
                     Ok(()) => {
                         self.control.online(key, certificate, observed, now);
+                        self.tally.sessions += 1;
                         self.greeted();
                     }
                     Err(reason) if self.control.join.is_some() => self.end_join(Err(reason), now),

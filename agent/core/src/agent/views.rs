@@ -86,6 +86,7 @@ impl Agent {
             }
             Err(refusal) => {
                 warn!(%refusal, "a view is refused");
+                self.tally.views_refused += 1;
                 self.refuse(
                     offered,
                     digest,
@@ -121,6 +122,7 @@ impl Agent {
                 is_awaited,
             } => {
                 warn!(version = id.version, %reason, "the view is not in force");
+                self.tally.views_refused += 1;
                 if is_awaited {
                     let outcome = ViewOutcome::Refused { reason };
                     let quarantined = Vec::new();
@@ -141,6 +143,7 @@ impl Agent {
             return;
         };
         info!(version = view.id.version, "the view is in force");
+        self.tally.views_applied += 1;
         self.broken_state = None;
         let mut out = Vec::new();
         if let Some(links) = &mut self.links {
