@@ -28,9 +28,9 @@ usage: scripts/lab.sh [--name NAME] [--bin DIR] COMMAND
   status [--json]          hosts, addresses, PIDs and logs
   stop-program HOST PROGRAM [--signal S]
                            send SIGTERM, or S (TERM, INT, QUIT and KILL wait for the end)
-  start-program HOST PROGRAM [-- CMD...]
-                           start it again with the command that it was started with first; with CMD, start a
-                           new program, which 'status' then lists and 'down' stops
+  start-program HOST PROGRAM [--env NAME=VALUE]... [-- CMD...]
+                           start it again with the command that it was started with first, this time with these
+                           variables; with CMD, start a new program, which 'status' then lists and 'down' stops
   endpoint AGENCY SERVICE  where hosts of AGENCY reach a service, as its own box says (pnsbox services --json)
   down                     stop and remove everything that the lab started; harmless when there is none
 
@@ -151,18 +151,24 @@ command_stop_program() {
 }
 
 command_start_program() {
-    (($# == 2)) || { (($# > 3)) && [[ $3 == -- ]]; } || usage_error "start-program needs: HOST PROGRAM [-- COMMAND...]"
+    local usage='start-program needs: HOST PROGRAM [--env NAME=VALUE]... [-- COMMAND...]' environment=()
+    (($# >= 2)) || usage_error "$usage"
     local host=$1 program=$2
     shift 2
     require_host "$host"
+    while [[ ${1:-} == --env && ${2:-} == *=* ]]; do
+        environment+=("$2")
+        shift 2
+    done
     if (($# == 0)); then
-        start_program "$host" "$program"
-    else
-        shift
-        [[ $program =~ ^[a-z0-9][a-z0-9-]*$ ]] || usage_error "program name '$program': must be lower-case letters, digits and '-'"
-        if live_pid "$host" "$program" >/dev/null; then die "$program on $host runs already, PID $(live_pid "$host" "$program")"; fi
-        run_program "$host" "$program" "$@"
+        start_program "$host" "$program" "${environment[@]}"
+        return
     fi
+    if [[ $1 != -- ]] || (($# < 2)) || ((${#environment[@]} > 0)); then usage_error "$usage"; fi
+    shift
+    [[ $program =~ ^[a-z0-9][a-z0-9-]*$ ]] || usage_error "program name '$program': must be lower-case letters, digits and '-'"
+    if live_pid "$host" "$program" >/dev/null; then die "$program on $host runs already, PID $(live_pid "$host" "$program")"; fi
+    run_program "$host" "$program" "$@"
 }
 
 command_down() {

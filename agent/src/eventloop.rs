@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 use pnsbox_agent_core::agent::Agent;
 use pnsbox_agent_core::event::{
-    ConnectionId, Input, JoinCommand, Joined, Now, Output, Start, TunnelState,
+    ConnectionId, Input, JoinCommand, Joined, Now, Output, SavedState, Start, TunnelState,
 };
 use pnsbox_agent_core::lan::lan_prefixes;
 use pnsbox_proto::anchor::Anchor;
@@ -23,6 +23,7 @@ use crate::admin::{Pong, Question};
 use crate::checks::Checks;
 use crate::config::Config;
 use crate::control::Control;
+use crate::failpoint::step;
 use crate::host::{Host, HostObject};
 use crate::http::HttpServer;
 use crate::links::{Links, NewLink};
@@ -420,14 +421,10 @@ impl EventLoop {
                 if let Err(reason) = &result {
                     error!(%reason, "the host refused the configuration");
                 }
+                step("view_applied");
                 self.handle(Input::HostApplied { generation, result });
             }
-            Output::Persist(state) => {
-                if let Err(error) = store::save(&self.config.state_dir, &state) {
-                    self.tally.state_write_failures += 1;
-                    error!(%error, "the state was not saved: a restart would go back to the one before");
-                }
-            }
+            Output::Persist(state) => self.persist(&state),
             Output::DialLink { node, key, address } => self.links.dial(node, key, address),
             Output::AcceptLinks { keys } => self.links.accept_keys(keys),
             Output::SendLink {
@@ -447,6 +444,17 @@ impl EventLoop {
                 systemd::status(&text);
             }
         }
+    }
+
+    fn persist(&mut self, state: &SavedState) {
+        let result = store::save(&self.config.state_dir, state).map_err(|error| {
+            self.tally.state_write_failures += 1;
+            format!("{:#}", anyhow::Error::from(error))
+        });
+        if let Err(reason) = &result {
+            error!(%reason, "the state was not saved: a restart would go back to the one before");
+        }
+        self.handle(Input::Persisted(result));
     }
 
     async fn apply(&mut self, host: &pnsbox_agent_core::host::HostConfig) -> anyhow::Result<()> {

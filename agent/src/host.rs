@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::failpoint::step;
 use crate::keys::WireguardSecret;
 
 mod error;
@@ -195,22 +196,28 @@ impl Host {
         // An interface without a filter would be open; an empty filter lets nothing through.
         let closed = Filter::default();
         let filter = config.filter.as_ref().unwrap_or(&closed);
+        step("host_before_filter");
         self.table.replace(filter, &self.settings.interface).await?;
+        step("host_filter_replaced");
         forward(filter)?;
         let index = self.ensure_plane(interface.mtu).await?;
         let addresses = routing::wanted_addresses(interface, self.ipv6);
         // IPv6 addresses need the MTU first: below 1280 the kernel takes IPv6 off the interface.
         self.netlink.set_up(index, interface.mtu, ALIAS).await?;
         routing::set_addresses(&self.netlink, index, &addresses).await?;
+        step("host_addresses_set");
         if let Some(plane) = &self.plane {
             plane
                 .dataplane
                 .apply(plane::snapshot(config))
                 .map_err(HostError::Snapshot)?;
         }
+        step("host_peers_set");
         routing::set_rules(&self.netlink, true, self.ipv6).await?;
         let routes = routing::wanted_routes(config, index, self.ipv6);
-        Ok(routing::set_routes(&self.netlink, &routes).await?)
+        routing::set_routes(&self.netlink, &routes).await?;
+        step("host_routes_set");
+        Ok(())
     }
 
     async fn take_down(&mut self) -> Result<(), HostError> {
@@ -241,7 +248,7 @@ impl Host {
         })?;
         let dataplane = Dataplane::start(Settings {
             tun,
-            private_key: self.settings.private_key.expose().into(),
+            private_key: (*self.settings.private_key.expose()).into(),
             listen: self.settings.wireguard_port,
             fwmark: netlink::FWMARK,
             mtu,

@@ -4,17 +4,21 @@
 //! a new identity key would be a stranger to the network.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
 use pnsbox_proto::key::{IdentityKey, WireguardKey};
-use tempfile::NamedTempFile;
 use tracing::{info, warn};
 use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
 
-use crate::store::{STATE_FILE, sync_dir};
+use crate::failpoint::step;
+use crate::store::{STATE_FILE, new_file, sync_dir};
 
 /// Private keys of a node.
 pub struct NodeKeys {
@@ -27,6 +31,13 @@ pub struct NodeKeys {
 /// A WireGuard private key. Never printed; wiped from memory when dropped.
 #[derive(Clone)]
 pub struct WireguardSecret(StaticSecret);
+
+/// Private bytes, wiped from memory when dropped.
+pub type Secret = Zeroizing<[u8; 32]>;
+
+/// Base64 of 32 bytes, and what a decoder wants to write it to.
+const TEXT_BYTES: usize = 44;
+const DECODED_AT_MOST: usize = 36;
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +73,9 @@ pub enum KeysError {
         /// Which.
         path: PathBuf,
     },
+    /// The kernel would dump them.
+    #[error("the system does not let the agent keep its keys out of core dumps")]
+    CoreDumps(#[source] io::Error),
     /// No entropy.
     #[error("the system gives no random bytes for {}: {reason}", path.display())]
     NoEntropy {
@@ -72,12 +86,17 @@ pub enum KeysError {
     },
 }
 
+/// A process that holds keys leaves no core dump and cannot be traced by its own user.
+pub fn keep_out_of_core_dumps() -> Result<(), KeysError> {
+    nix::sys::prctl::set_dumpable(false).map_err(|e| KeysError::CoreDumps(e.into()))
+}
+
 /// Reads the keys of `state_dir`; makes those that were never there.
 pub fn load_or_create(state_dir: &Path) -> Result<NodeKeys, KeysError> {
     let joined = state_dir.join(STATE_FILE).exists();
-    let identity = SigningKey::from_bytes(&read_or_make(&state_dir.join(IDENTITY_FILE), joined)?);
+    let identity = SigningKey::from_bytes(&*read_or_make(&state_dir.join(IDENTITY_FILE), joined)?);
     let wireguard =
-        WireguardSecret::from_bytes(read_or_make(&state_dir.join(WIREGUARD_FILE), joined)?);
+        WireguardSecret::from_bytes(*read_or_make(&state_dir.join(WIREGUARD_FILE), joined)?);
     Ok(NodeKeys {
         identity,
         wireguard,
@@ -108,8 +127,8 @@ impl WireguardSecret {
     }
 
     /// The private bytes, for the data plane only.
-    pub fn expose(&self) -> [u8; 32] {
-        self.0.to_bytes()
+    pub fn expose(&self) -> Secret {
+        Zeroizing::new(self.0.to_bytes())
     }
 }
 
@@ -131,31 +150,28 @@ impl fmt::Debug for NodeKeys {
 const IDENTITY_FILE: &str = "identity.key";
 const WIREGUARD_FILE: &str = "wireguard.key";
 
-fn read_or_make(path: &Path, joined: bool) -> Result<[u8; 32], KeysError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            close_to_others(path)
-                .map_err(|source| file_error(path, "closed to other users", source))?;
-            // The encoding is the same for every kind of key.
-            let key: Result<WireguardKey, _> = text.trim_end().parse();
-            key.map(|key| key.0).map_err(|_| KeysError::Corrupt {
+fn read_or_make(path: &Path, joined: bool) -> Result<Secret, KeysError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && joined => {
+            return Err(KeysError::Lost {
                 path: path.to_owned(),
-            })
+            });
         }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(KeysError::Corrupt {
-            path: path.to_owned(),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && joined => Err(KeysError::Lost {
-            path: path.to_owned(),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path),
-        Err(source) => Err(file_error(path, "read", source)),
-    }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return make(path),
+        Err(source) => return Err(file_error(path, "read", source)),
+    };
+    close_to_others(path).map_err(|source| file_error(path, "closed to other users", source))?;
+    let mut text = Zeroizing::new([0; TEXT_BYTES + 2]);
+    let length = read_up_to(&mut file, &mut *text).map_err(|e| file_error(path, "read", e))?;
+    decode(text[..length].trim_ascii_end()).ok_or_else(|| KeysError::Corrupt {
+        path: path.to_owned(),
+    })
 }
 
-fn make(path: &Path) -> Result<[u8; 32], KeysError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|e| KeysError::NoEntropy {
+fn make(path: &Path) -> Result<Secret, KeysError> {
+    let mut bytes = Secret::default();
+    getrandom::fill(&mut *bytes).map_err(|e| KeysError::NoEntropy {
         path: path.to_owned(),
         reason: e.to_string(),
     })?;
@@ -164,14 +180,39 @@ fn make(path: &Path) -> Result<[u8; 32], KeysError> {
     Ok(bytes)
 }
 
-/// Appears complete and durable under its name, or not at all. Temporary files are born with mode 0600.
-fn write_new(path: &Path, bytes: &[u8; 32]) -> io::Result<()> {
+/// Appears complete and durable under its name, or not at all.
+fn write_new(path: &Path, bytes: &Secret) -> io::Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    let mut file = NamedTempFile::new_in(dir)?;
-    writeln!(file, "{}", WireguardKey(*bytes))?;
+    let mut text = Zeroizing::new([b'\n'; TEXT_BYTES + 1]);
+    STANDARD
+        .encode_slice(**bytes, &mut text[..TEXT_BYTES])
+        .map_err(io::Error::other)?;
+    step("key_before_write");
+    let mut file = new_file(dir)?;
+    file.write_all(&*text)?;
     file.as_file().sync_all()?;
+    step("key_synced");
     file.persist_noclobber(path).map_err(|e| e.error)?;
+    step("key_renamed");
     sync_dir(dir)
+}
+
+/// Fills as much of `buffer` as the file has.
+fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    loop {
+        match file.read(&mut buffer[length..])? {
+            0 => return Ok(length),
+            read => length += read,
+        }
+    }
+}
+
+fn decode(text: &[u8]) -> Option<Secret> {
+    let mut bytes = Zeroizing::new([0; DECODED_AT_MOST]);
+    let length = STANDARD.decode_slice(text, &mut *bytes).ok()?;
+    let key: [u8; 32] = bytes[..length].try_into().ok()?;
+    Some(Zeroizing::new(key))
 }
 
 fn close_to_others(path: &Path) -> io::Result<()> {
@@ -214,7 +255,7 @@ mod tests {
             2,
             "no temporary file stays"
         );
-        assert_ne!(first.identity.to_bytes(), first.wireguard.expose());
+        assert_ne!(first.identity.to_bytes(), *first.wireguard.expose());
     }
 
     #[test]
@@ -252,6 +293,13 @@ mod tests {
         let error = load_or_create(dir.path()).unwrap_err();
         assert!(matches!(error, KeysError::Lost { .. }), "{error}");
         assert!(!dir.path().join(IDENTITY_FILE).exists());
+    }
+
+    #[test]
+    fn keys_are_kept_out_of_core_dumps() {
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
+        keep_out_of_core_dumps().unwrap();
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
     }
 
     #[test]

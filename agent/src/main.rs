@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pnsbox_agent::cli::exit;
 use pnsbox_agent::config::Config;
+use pnsbox_agent::keys;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -58,6 +59,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    if let Err(error) = keys::keep_out_of_core_dumps() {
+        return exit::failure(exit::OS_ERROR, &error);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

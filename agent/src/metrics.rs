@@ -128,7 +128,6 @@ families! {
     view_quarantined_records: IntGaugeVec, NONE, "Records of the view in force that could not be read.";
     view_applies_total: IntCounterVec, NONE, "Views that came into force.";
     view_refusals_total: IntCounterVec, NONE, "Views that were refused, retries included.";
-    held_prefixes: IntGaugeVec, NONE, "Claimed prefixes that are not routed.";
     conditions: IntGaugeVec, &["code"], "Things that need attention now, by code.";
     state_write_failures_total: IntCounterVec, NONE, "Times that the state could not be written to disk.";
     data_plane_progress_timestamp_seconds: IntGaugeVec, NONE, "When every worker of the data plane was last seen to move.";
@@ -194,9 +193,6 @@ impl Families {
         self.view_quarantined_records
             .with_label_values(NONE)
             .set(count(&status.quarantined));
-        self.held_prefixes
-            .with_label_values(NONE)
-            .set(count(&status.held));
         for condition in &status.conditions {
             self.conditions
                 .with_label_values(&[condition.code.as_str()])

@@ -27,6 +27,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     std::fs::create_dir_all(&config.state_dir)
         .with_context(|| format!("state_dir {} cannot be made", config.state_dir.display()))?;
     let _only_one_agent_per_state_dir = lock(&config.state_dir)?;
+    store::remove_unfinished(&config.state_dir);
     let keys = keys::load_or_create(&config.state_dir)?;
     let start = start(&config, &keys)?;
     let (events, incoming) = mpsc::channel(EVENTS);
@@ -72,15 +73,14 @@ fn start(config: &Config, keys: &NodeKeys) -> anyhow::Result<Start> {
 }
 
 /// Held for the life of the process: two agents on one state directory would fight over keys and kernel.
+/// The directory itself, so that a disk that takes no file any more still takes an agent.
 fn lock(state_dir: &Path) -> anyhow::Result<nix::fcntl::Flock<File>> {
-    let path = state_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("{} cannot be made", path.display()))?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(
+    let shown = state_dir.display();
+    let directory =
+        File::open(state_dir).with_context(|| format!("state_dir {shown} cannot be opened"))?;
+    nix::fcntl::Flock::lock(directory, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(
         |(_, error)| {
-            anyhow::anyhow!(
-                "{} is held by another agent ({error}): stop it first",
-                path.display()
-            )
+            anyhow::anyhow!("state_dir {shown} is held by another agent ({error}): stop it first")
         },
     )
 }

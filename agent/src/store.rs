@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use pnsbox_agent_core::event::SavedState;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
+use tracing::{debug, warn};
+
+use crate::failpoint::step;
 
 /// Name of the file in the state directory.
 pub const STATE_FILE: &str = "state.json";
@@ -91,6 +95,32 @@ pub fn save(state_dir: &Path, state: &SavedState) -> Result<(), StoreError> {
     })
 }
 
+/// A file that has no name of its own yet, mode 0600.
+pub(crate) fn new_file(dir: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)
+}
+
+/// Removes files that a killed agent had not finished. What cannot be removed stays: it is never read.
+pub fn remove_unfinished(state_dir: &Path) {
+    let Ok(files) = std::fs::read_dir(state_dir) else {
+        return;
+    };
+    for file in files.flatten() {
+        if file
+            .file_name()
+            .as_bytes()
+            .starts_with(UNFINISHED.as_bytes())
+        {
+            match std::fs::remove_file(file.path()) {
+                Ok(()) => debug!(path = %file.path().display(), "removed an unfinished file"),
+                Err(error) => {
+                    warn!(path = %file.path().display(), %error, "an unfinished file stays");
+                }
+            }
+        }
+    }
+}
+
 /// Makes the names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
@@ -106,13 +136,21 @@ fn encode(state: &SavedState) -> Vec<u8> {
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    let mut file = NamedTempFile::new_in(dir)?;
+    step("state_before_write");
+    let mut file = new_file(dir)?;
     file.write_all(bytes)?;
+    step("state_written");
     file.as_file().sync_all()?;
+    step("state_synced");
     file.persist(path).map_err(|e| e.error)?;
-    sync_dir(dir)
+    step("state_renamed");
+    sync_dir(dir)?;
+    step("state_durable");
+    Ok(())
 }
 
+/// How names begin that are not yet what they will be.
+const UNFINISHED: &str = ".unfinished-";
 /// 1 (2026-11): first.
 const SCHEMA: &str = "pnsbox.state/1";
 
@@ -178,6 +216,19 @@ mod tests {
         .unwrap();
         let error = load(dir.path()).unwrap_err().to_string();
         assert!(error.contains("pnsbox.state/2"), "{error}");
+    }
+
+    #[test]
+    fn what_a_killed_agent_had_not_finished_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &state(1)).unwrap();
+        new_file(dir.path()).unwrap().keep().unwrap();
+        std::fs::write(dir.path().join(".hidden"), "an admin's").unwrap();
+        remove_unfinished(dir.path());
+        let names = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let mut names: Vec<_> = names.map(|file| file.file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".hidden", STATE_FILE]);
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub enum ConditionCode {
     PeerUnreachable,
     /// A service's check fails.
     ServiceUnhealthy,
+    /// The disk did not take the state.
+    StateNotSaved,
     /// There is no session with the controller.
     ControllerAway,
 }
@@ -112,6 +114,7 @@ impl ConditionCode {
             Self::PeerDown => "peer_down",
             Self::PeerUnreachable => "peer_unreachable",
             Self::ServiceUnhealthy => "service_unhealthy",
+            Self::StateNotSaved => "state_not_saved",
             Self::ControllerAway => "controller_away",
         }
     }

@@ -34,16 +34,17 @@ run_program() {
     start_program "$host" "$program"
 }
 
-# start_program HOST PROGRAM: start it with the command that it was started with first.
+# start_program HOST PROGRAM [NAME=VALUE...]: start it with the command that it was started with first,
+# this time with these variables in its environment.
 start_program() {
-    local file command
+    local file command environment=("${@:3}")
     file=$(host_dir "$1")/programs/$2
     [[ -e $file ]] || die "host '$1' has no program '$2'" "its programs are: $(program_names "$1" | tr '\n' ' ')"
     if live_pid "$1" "$2" >/dev/null; then die "$2 on $1 runs already, PID $(live_pid "$1" "$2")"; fi
     mapfile -d '' -t command <"$file"
     enter "$1"
     # Every step to the program is an exec, so the PID is the program's own. Our locks stay with us.
-    setsid "${ENTER[@]}" "${command[@]}" </dev/null >>"$(program_log "$1" "$2")" 2>&1 8>&- 9>&- &
+    setsid "${ENTER[@]}" "${environment[@]}" "${command[@]}" </dev/null >>"$(program_log "$1" "$2")" 2>&1 8>&- 9>&- &
     record_pid "$1" "$2" $!
 }
 

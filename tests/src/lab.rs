@@ -124,6 +124,21 @@ impl Lab {
         self.script_ok(&["start-program", host, program])
     }
 
+    /// The same, with variables in its environment this time, each `NAME=VALUE`.
+    pub fn start_program_with(
+        &self,
+        host: &str,
+        program: &str,
+        environment: &[&str],
+    ) -> Result<()> {
+        let variables = environment.iter().flat_map(|variable| ["--env", variable]);
+        let words: Vec<&str> = ["start-program", host, program]
+            .into_iter()
+            .chain(variables)
+            .collect();
+        self.script_ok(&words)
+    }
+
     /// Process id of a program of a host.
     pub fn pid(&self, host: &str, program: &str) -> Result<u64> {
         let output = self.script(&["status", "--json"]).output()?;

@@ -1,5 +1,6 @@
 //! The agent: hands each input to the machine that it concerns and collects what they want done.
 
+mod saving;
 mod talk;
 mod views;
 
@@ -44,6 +45,7 @@ pub struct Agent {
     pub(crate) tunnels: BTreeMap<WireguardKey, TunnelState>,
     pub(crate) reporter: Reporter,
     pub(crate) broken_state: Option<String>,
+    pub(crate) unsaved: Option<saving::Unsaved>,
     pub(crate) tally: Tally,
     jitter: Jitter,
     endpoints_saved_at: Option<Duration>,
@@ -77,6 +79,7 @@ impl Agent {
             tunnels: BTreeMap::new(),
             reporter: Reporter::new(now),
             broken_state: None,
+            unsaved: None,
             tally: Tally::default(),
             jitter: Jitter::new(start.seed),
             endpoints_saved_at: None,
@@ -162,6 +165,7 @@ impl Agent {
                 let ended = self.force.applied(generation, result, now.monotonic);
                 self.attempt_ended(ended, now);
             }
+            Input::Persisted(result) => self.saved(result, now),
             Input::Timeout => {}
         }
         if now.monotonic >= self.tick_at {
@@ -233,6 +237,7 @@ impl Agent {
             self.outputs.extend(out);
         }
         self.save_endpoints(now);
+        self.save_again_when_due(now);
         self.report(now);
     }
 
@@ -257,8 +262,7 @@ impl Agent {
         }
         saved.endpoints = seen;
         self.endpoints_saved_at = Some(now.monotonic);
-        self.outputs
-            .push_back(Output::Persist(Box::new(saved.clone())));
+        self.save();
     }
 
     fn link_news(&mut self, news: LinkNews) {

@@ -95,6 +95,8 @@ pub enum Input {
         /// `Err` says what the host refused; it is then as it was before.
         result: Result<(), String>,
     },
+    /// A [`Output::Persist`] ended; `Err` says what the disk refused, and what was there is still there.
+    Persisted(Result<(), String>),
     /// Nothing but time went by.
     Timeout,
 }
@@ -121,7 +123,7 @@ pub enum Output {
         /// Everything, complete.
         host: Box<HostConfig>,
     },
-    /// Write this to disk, durably, in place of what was there.
+    /// Write this to disk, durably, in place of what was there. Answered by [`Input::Persisted`].
     Persist(Box<SavedState>),
     /// Dial a peer's link.
     DialLink {

@@ -193,6 +193,16 @@ impl Agent {
                 format!("{reason}; the controller is asked for another"),
             );
         }
+        if let Some(unsaved) = &self.unsaved {
+            let reason = &unsaved.reason;
+            add(
+                ConditionCode::StateNotSaved,
+                format!(
+                    "{reason}; everything works on, but a restart would go back to what was saved before: \
+                     free space, or make the file system writable"
+                ),
+            );
+        }
         if let Some(reason) = self.force.refused() {
             let collides = reason.contains("lies in the overlay pool");
             let code = if collides {

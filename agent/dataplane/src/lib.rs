@@ -58,13 +58,13 @@ pub struct Settings {
     pub mtu: u16,
 }
 
-/// An X25519 private key. Prints as `…`.
+/// An X25519 private key. Prints as `…`, and is wiped from memory when dropped.
 #[derive(Clone)]
-pub struct PrivateKey([u8; 32]);
+pub struct PrivateKey(StaticSecret);
 
 impl From<[u8; 32]> for PrivateKey {
     fn from(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(bytes.into())
     }
 }
 

@@ -73,8 +73,7 @@ impl std::fmt::Debug for Plane {
 
 impl Plane {
     /// No peers yet. `seed` gives the jitter and the first index.
-    pub(crate) fn new(private_key: [u8; 32], mtu: u16, seed: u64, now: Instant) -> Self {
-        let private = StaticSecret::from(private_key);
+    pub(crate) fn new(private: StaticSecret, mtu: u16, seed: u64, now: Instant) -> Self {
         let public = X25519Public::from(&private);
         Self {
             mtu: usize::from(mtu),

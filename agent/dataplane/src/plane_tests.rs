@@ -57,7 +57,7 @@ impl World {
         let node = |n: u8| {
             let private = [n + 1; 32];
             let address = SocketAddr::from(([192, 0, 2, n + 1], 51820));
-            let plane = Plane::new(private, 1380, 7, now);
+            let plane = Plane::new(private.into(), 1380, 7, now);
             Node {
                 plane,
                 key: public_key(&private),

@@ -82,6 +82,7 @@ fn series_are_bounded() {
         ConditionCode::PeerDown,
         ConditionCode::PeerUnreachable,
         ConditionCode::ServiceUnhealthy,
+        ConditionCode::StateNotSaved,
         ConditionCode::ControllerAway,
     ]
     .map(condition)

@@ -298,7 +298,8 @@ fn told_here(code: ConditionCode, status: &NodeStatus, live: &Live) -> bool {
         ConditionCode::PoolCollision
         | ConditionCode::PeerDown
         | ConditionCode::PeerUnreachable
-        | ConditionCode::ServiceUnhealthy => false,
+        | ConditionCode::ServiceUnhealthy
+        | ConditionCode::StateNotSaved => false,
     }
 }
 

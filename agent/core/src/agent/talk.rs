@@ -134,9 +134,8 @@ impl Agent {
                     view: None,
                     endpoints: BTreeMap::new(),
                 };
-                self.outputs
-                    .push_back(Output::Persist(Box::new(saved.clone())));
                 self.saved = Some(saved);
+                self.save();
                 self.end_join(Ok(joined), now);
                 self.announce();
             }

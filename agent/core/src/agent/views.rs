@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::Agent;
 use crate::control::Session;
-use crate::event::{Now, Output, SavedState, SavedView};
+use crate::event::{Now, SavedState, SavedView};
 use crate::force::{Candidate, Ended};
 use crate::view::{Judge, Refusal, View};
 
@@ -145,7 +145,7 @@ impl Agent {
         info!(version = view.id.version, "the view is in force");
         self.tally.views_applied += 1;
         self.broken_state = None;
-        let mut out = Vec::new();
+        let (mut out, mut is_new) = (Vec::new(), false);
         if let Some(links) = &mut self.links {
             links.reconcile(view, self.link_port, now.monotonic, &mut out);
         }
@@ -156,9 +156,12 @@ impl Agent {
                 certificate,
                 view: view.signed.clone(),
             });
-            out.push(Output::Persist(Box::new(saved.clone())));
+            is_new = true;
         }
         self.outputs.extend(out);
+        if is_new {
+            self.save();
+        }
         // Also of a view from disk: the controller may have greeted before it was in force.
         self.acknowledge();
         self.announce();

@@ -9,5 +9,6 @@ mod joining;
 mod links;
 mod pair;
 mod said;
+mod saving;
 mod support;
 mod views;
