@@ -62,8 +62,8 @@ pub const EVENTS: usize = 1024;
 const PING_SEQUENCES: u64 = 1 << 63;
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(1);
-/// How often the host is read back: what somebody removed is missed no longer.
-const REPAIR: Duration = Duration::from_secs(3);
+/// How often the host is read back, at most: every second tick. What somebody removed is missed no longer.
+const REPAIR: Duration = Duration::from_millis(1900);
 
 /// The parts that the loop drives.
 #[derive(Debug)]

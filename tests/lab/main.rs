@@ -7,12 +7,16 @@
 
 mod away;
 mod change;
+mod crash;
+mod disk;
+mod drift;
 mod enrolment;
 mod leftovers;
 mod links;
 mod reach;
 mod relay;
 mod services;
+mod watchdog;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -88,6 +92,30 @@ const SCENARIOS: &[Scenario] = &[
     (
         "stopping_leaves_nothing_and_a_crash_leaves_one_of_each",
         leftovers::stopping_leaves_nothing_and_a_crash_leaves_one_of_each,
+    ),
+    (
+        "what_another_program_removes_is_put_back_and_counted",
+        drift::what_another_program_removes_is_put_back_and_counted,
+    ),
+    (
+        "a_full_or_read_only_disk_stops_nothing",
+        disk::a_full_or_read_only_disk_stops_nothing,
+    ),
+    (
+        "a_box_that_has_not_joined_is_ready_and_says_so",
+        watchdog::a_box_that_has_not_joined_is_ready_and_says_so,
+    ),
+    (
+        "a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back",
+        watchdog::a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back,
+    ),
+    (
+        "killed_while_it_makes_its_keys_it_makes_them_whole",
+        crash::killed_while_it_makes_its_keys_it_makes_them_whole,
+    ),
+    (
+        "killed_at_any_step_it_has_the_old_view_or_the_new",
+        crash::killed_at_any_step_it_has_the_old_view_or_the_new,
     ),
     (
         "losing_the_controller_changes_nothing",
