@@ -99,6 +99,50 @@ pub(crate) fn stopping_leaves_nothing_and_a_crash_leaves_one_of_each(lab: &Lab) 
     Ok(())
 }
 
+pub(crate) fn a_hundred_restarts_leave_one_of_each(lab: &Lab) -> Result<()> {
+    let before = Footprint::read(lab)?;
+    let begun = std::time::Instant::now();
+    for round in 0..100 {
+        let signal = if round % 2 == 0 { "KILL" } else { "TERM" };
+        lab.stop_program(HOST, "pnsbox-agent", signal)?;
+        lab.start_program(HOST, "pnsbox-agent")?;
+        lab.wait("it answers", Duration::from_secs(10), |lab| {
+            Ok(lab.status(HOST)?["view_applied"].as_u64() > Some(0))
+        })?;
+    }
+    println!(
+        "    100 restarts took {:.0} s",
+        begun.elapsed().as_secs_f64()
+    );
+    back(lab)?;
+    let after = Footprint::read(lab)?;
+    ensure!(after == before, "before {before:?}\nafter {after:?}");
+    Ok(())
+}
+
+/// Everything of ours on a host.
+#[derive(Debug, PartialEq)]
+struct Footprint {
+    counts: (usize, usize, usize),
+    routes: Vec<String>,
+    sockets: usize,
+    files: String,
+}
+
+impl Footprint {
+    fn read(lab: &Lab) -> Result<Self> {
+        let routes = lab.run(HOST, &["ip", "route", "show", "table", "5182"])?;
+        let sockets = lab.run(HOST, &["ss", "-Hlntu"])?;
+        let files = "ls -A /var/lib/pnsbox /run/pnsbox; ls /dev/shm | wc -l";
+        Ok(Self {
+            counts: counts(lab)?,
+            routes: sorted(&routes).into_iter().map(str::to_owned).collect(),
+            sockets: sockets.lines().count(),
+            files: lab.run(HOST, &["sh", "-c", files])?,
+        })
+    }
+}
+
 fn back(lab: &Lab) -> Result<()> {
     let took = lab.wait("the tunnel is back", Duration::from_secs(20), |lab| {
         Ok(lab

@@ -11,6 +11,7 @@ mod crash;
 mod disk;
 mod drift;
 mod enrolment;
+mod hostile;
 mod leftovers;
 mod links;
 mod reach;
@@ -92,6 +93,18 @@ const SCENARIOS: &[Scenario] = &[
     (
         "stopping_leaves_nothing_and_a_crash_leaves_one_of_each",
         leftovers::stopping_leaves_nothing_and_a_crash_leaves_one_of_each,
+    ),
+    (
+        "noise_gets_no_answer_and_costs_nothing",
+        hostile::noise_gets_no_answer_and_costs_nothing,
+    ),
+    (
+        "the_admin_socket_answers_nonsense_with_a_reason",
+        hostile::the_admin_socket_answers_nonsense_with_a_reason,
+    ),
+    (
+        "a_hundred_restarts_leave_one_of_each",
+        leftovers::a_hundred_restarts_leave_one_of_each,
     ),
     (
         "what_another_program_removes_is_put_back_and_counted",
