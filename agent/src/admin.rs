@@ -2,6 +2,7 @@
 //!
 //! The socket belongs to root and the agent's group; who may open it may ask everything.
 
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -40,7 +41,7 @@ pub enum Request {
     /// Join a network; answered by [`Joined`].
     Join {
         /// The anchor as given.
-        anchor: String,
+        anchor: AnchorText,
         /// Prefixes to claim; absent means those found on the box.
         lan: Option<Vec<IpNet>>,
         /// Where others reach the WireGuard port.
@@ -51,6 +52,30 @@ pub enum Request {
         /// The peer.
         node: NodeName,
     },
+}
+
+/// An anchor as somebody typed it: a secret until it is used, so it is not printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AnchorText(String);
+
+impl AnchorText {
+    /// The text.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for AnchorText {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for AnchorText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnchorText(…)")
+    }
 }
 
 /// An answer.
@@ -80,7 +105,7 @@ pub enum Question {
     /// [`Request::Join`].
     Join {
         /// The anchor as given.
-        anchor: String,
+        anchor: AnchorText,
         /// Prefixes to claim; absent means those found on the box.
         lan: Option<Vec<IpNet>>,
         /// Where others reach the WireGuard port.
@@ -270,6 +295,9 @@ pub enum AskError {
     /// It said no.
     #[error("{0}")]
     Refused(String),
+    /// There was nothing to ask with.
+    #[error("no anchor could be read from standard input: {0}")]
+    NoAnchor(std::io::Error),
 }
 
 /// Asks a running agent, from a program without a runtime.

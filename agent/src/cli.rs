@@ -15,7 +15,7 @@ use pnsbox_proto::id::NodeName;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::admin::{AskError, Pong, Request, ask_agent};
+use crate::admin::{AnchorText, AskError, Pong, Request, ask_agent};
 use crate::config::Config;
 
 /// The box's place in the network: join it, see it, measure it.
@@ -36,8 +36,9 @@ struct Args {
 enum Command {
     /// Join a network with the anchor that its operator gave you.
     Join {
-        /// The one line that begins with 'pns1.'.
-        anchor: String,
+        /// The one line that begins with 'pns1.'; '-' reads it from standard input, so that it stands in no list
+        /// of processes and no history.
+        anchor: AnchorText,
         /// A LAN prefix of this box that the network shall route; may be repeated. Without it, the private
         /// networks found on interfaces that are no uplink.
         #[arg(long = "lan", value_name = "PREFIX", conflicts_with = "no_lan")]
@@ -129,17 +130,23 @@ fn exit_code(error: &AskError) -> u8 {
         }
         AskError::NotRunning { .. } | AskError::Silent(_) => exit::UNAVAILABLE,
         AskError::Unreadable(_) => exit::PROTOCOL,
-        AskError::Refused(_) => exit::DATA,
+        AskError::Refused(_) | AskError::NoAnchor(_) => exit::DATA,
     }
 }
 
 fn join(
     socket: &Path,
     as_json: bool,
-    anchor: String,
+    anchor: AnchorText,
     lan: Option<Vec<IpNet>>,
     public: Option<SocketAddr>,
 ) -> Result<String, AskError> {
+    let anchor = match anchor.expose() {
+        "-" => std::io::read_to_string(std::io::stdin())
+            .map_err(AskError::NoAnchor)?
+            .into(),
+        _ => anchor,
+    };
     let joined: Joined = ask_agent(
         socket,
         &Request::Join {

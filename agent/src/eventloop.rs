@@ -240,7 +240,7 @@ impl EventLoop {
                 lan,
                 public,
                 answer,
-            } => self.join(&anchor, lan, public, answer),
+            } => self.join(anchor.expose(), lan, public, answer),
         }
     }
 

@@ -16,6 +16,7 @@ mod leftovers;
 mod links;
 mod reach;
 mod relay;
+mod secrets;
 mod services;
 mod watchdog;
 
@@ -105,6 +106,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_hundred_restarts_leave_one_of_each",
         leftovers::a_hundred_restarts_leave_one_of_each,
+    ),
+    (
+        "keys_and_tokens_are_nowhere_but_in_their_files",
+        secrets::keys_and_tokens_are_nowhere_but_in_their_files,
     ),
     (
         "what_another_program_removes_is_put_back_and_counted",
