@@ -73,17 +73,23 @@ pub(crate) fn metrics_are_served_to_peers(lab: &Lab) -> Result<()> {
         .as_str()
         .context("overlay")?
         .to_owned();
-    for (host, url) in [
-        ("kab-demak.gw", "http://127.0.0.1:9586/metrics".to_owned()),
-        ("pusat.gw", format!("http://{overlay}:9586/metrics")),
+    for (host, url, mebibytes) in [
+        (
+            "kab-demak.gw",
+            "http://127.0.0.1:9586/metrics".to_owned(),
+            32,
+        ),
+        ("pusat.gw", format!("http://{overlay}:9586/metrics"), 32),
         (
             "pusat.controller",
             "http://127.0.0.1:9587/metrics".to_owned(),
+            64,
         ),
     ] {
         let text = lab.run(host, &["curl", "-sSf", "--max-time", "5", &url])?;
         ensure!(text.contains("\npnsbox_"), "{url}: {text}");
         promtool_is_content(&text)?;
+        is_small(&text, mebibytes)?;
         reasons_are_documented(&text)?;
     }
     let discovered = lab.json(
@@ -113,6 +119,19 @@ fn promtool_is_content(text: &str) -> Result<()> {
         output.status.success() && said.is_empty(),
         "{}",
         String::from_utf8_lossy(&said)
+    );
+    Ok(())
+}
+
+fn is_small(text: &str, mebibytes: u64) -> Result<()> {
+    let resident = text
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "))
+        .context("its own memory")?;
+    let resident: f64 = resident.parse()?;
+    ensure!(
+        resident <= (mebibytes << 20) as f64,
+        "{resident} bytes are more than {mebibytes} MiB"
     );
     Ok(())
 }
