@@ -14,6 +14,15 @@ for entry in "$@"; do
         mount --bind "$host_dir/${entry#*:}" "${entry%%:*}"
     fi
 done
+# udev gives the device to everybody, since opening it without CAP_NET_ADMIN is worth nothing; without udev it
+# is root's alone, and agents are not root.
+if [[ $(stat -c %a /dev/net/tun) != 666 ]]; then
+    # A file system of its own: the one of the lab may be mounted nodev.
+    mkdir -p "$host_dir/dev"
+    mount -t tmpfs -o mode=0755,size=16k dev "$host_dir/dev"
+    mknod -m 0666 "$host_dir/dev/tun" c 10 200
+    mount --bind "$host_dir/dev/tun" /dev/net/tun
+fi
 # Below /sys are the interfaces of the namespace in which it was mounted.
 mount -t sysfs sysfs /sys 2>/dev/null || true
 for file in resolv.conf hosts; do

@@ -5,6 +5,12 @@
 CONTROLLER_SOCKET=/run/pnsbox-controller/controller.sock
 AGENT_SOCKET=/run/pnsbox/agent.sock
 
+# Agents run as their unit runs them: a user of their own with one capability. The number needs no entry in
+# passwd(5), so nothing is added to this machine.
+AGENT_UID=5182
+AS_AGENT=(setpriv --reuid "$AGENT_UID" --regid "$AGENT_UID" --clear-groups --no-new-privs
+    --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin --bounding-set=-all,+net_admin --)
+
 start_controller() {
     local host=$SCENARIO_CONTROLLER_HOST dir entry agency prefix
     dir=$(host_dir "$host")
@@ -35,7 +41,8 @@ start_agents() {
     for entry in "${SCENARIO_AGENCIES[@]}"; do
         read -r agency _ <<<"$entry"
         cp -- "$SCENARIO_DIR/agents/$agency.toml" "$(host_dir "$agency.gw")/etc/agent.toml"
-        run_program "$agency.gw" pnsbox-agent pnsbox-agent run --config /etc/pnsbox/agent.toml
+        in_host "$agency.gw" chown "$AGENT_UID:$AGENT_UID" /var/lib/pnsbox /run/pnsbox
+        run_program "$agency.gw" pnsbox-agent "${AS_AGENT[@]}" pnsbox-agent run --config /etc/pnsbox/agent.toml
     done
     for entry in "${SCENARIO_AGENCIES[@]}"; do
         read -r agency _ <<<"$entry"

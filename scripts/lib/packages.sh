@@ -5,7 +5,7 @@
 # What the hosts of a lab run.
 LAB_PACKAGES=(
     iproute2:ip nftables:nft procps:sysctl iputils-ping:ping tcpdump:tcpdump curl:curl jq:jq python3:python3
-    samba:smbd smbclient:smbclient nginx:nginx
+    util-linux:setpriv samba:smbd smbclient:smbclient nginx:nginx
     'postgresql-15:/usr/lib/postgresql/*/bin/initdb'
 )
 

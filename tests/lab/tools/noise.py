@@ -70,7 +70,7 @@ def http():
                 s.sendall(body + b"\r\n\r\n")
                 s.shutdown(socket.SHUT_WR)
                 answer = s.recv(4096)
-            except (ConnectionResetError, BrokenPipeError):
+            except OSError:
                 answer = b""
             seen["answers"].append(answer[:15].decode("latin1"))
 
