@@ -7,12 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 use pnsbox_agent_core::agent::Agent;
 use pnsbox_agent_core::event::{
-    ConnectionId, Input, JoinCommand, Joined, Now, Output, SavedState, Start, TunnelState,
+    ConnectionId, Input, JoinCommand, Joined, Now, Output, SavedState, Start,
 };
 use pnsbox_agent_core::lan::lan_prefixes;
 use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::id::{NodeName, ServiceName};
-use pnsbox_proto::key::WireguardKey;
 use pnsbox_proto::probe::Probe;
 use pnsbox_proto::time::UnixTime;
 use tokio::sync::{mpsc, oneshot};
@@ -27,8 +26,10 @@ use crate::failpoint::step;
 use crate::host::{Host, HostObject};
 use crate::http::HttpServer;
 use crate::links::{Links, NewLink};
-use crate::metrics::{self, Reading, ShellTally};
+use crate::metrics::ShellTally;
 use crate::{store, systemd};
+
+mod upkeep;
 
 /// Something for the event loop. The channel holds 1,024: a burst of every peer of a large hub at once.
 #[derive(Debug)]
@@ -62,8 +63,6 @@ pub const EVENTS: usize = 1024;
 const PING_SEQUENCES: u64 = 1 << 63;
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(1);
-/// How often the host is read back, at most: every second tick. What somebody removed is missed no longer.
-const REPAIR: Duration = Duration::from_millis(1900);
 
 /// The parts that the loop drives.
 #[derive(Debug)]
@@ -85,6 +84,7 @@ pub struct EventLoop {
     progress: Option<u64>,
     progressed: Option<UnixTime>,
     repaired: Instant,
+    drops_read: Option<Instant>,
     ready: bool,
 }
 
@@ -136,6 +136,7 @@ impl EventLoop {
             progress: None,
             progressed: None,
             repaired: started,
+            drops_read: None,
             ready: false,
         }
     }
@@ -244,31 +245,6 @@ impl EventLoop {
         }
     }
 
-    async fn metrics_text(&mut self) -> String {
-        match self.host.filter_drops().await {
-            Ok(drops) => {
-                self.tally.filter_drops = BTreeMap::from([
-                    ("filter_inbound", drops.inbound),
-                    ("filter_outbound", drops.outbound),
-                    ("filter_local", drops.local),
-                ]);
-            }
-            Err(error) => warn!(%error, "the packet filter's drops cannot be read"),
-        }
-        let now = self.now();
-        let names = self.agent.peer_keys();
-        metrics::render(&Reading {
-            status: &self.agent.status(now),
-            services: &self.agent.services(now),
-            tally: self.agent.tally(),
-            names: names.map(|(key, name)| (key.0, name)).collect(),
-            counters: self.host.counters().as_ref(),
-            progress: self.progressed,
-            mtu: self.host.mtu(),
-            shell: &self.tally,
-        })
-    }
-
     fn ping(&mut self, node: &NodeName, answer: oneshot::Sender<Result<Pong, String>>) {
         let Some(connection) = self.agent.link(node) else {
             let known = self
@@ -349,50 +325,6 @@ impl EventLoop {
         match self.host.facts().await {
             Ok(facts) => self.handle(Input::HostFacts(facts)),
             Err(error) => warn!(%error, "the host's addresses and routes cannot be read"),
-        }
-    }
-
-    async fn tick(&mut self) {
-        self.repair().await;
-        if let Some(counters) = self.host.counters() {
-            let tunnels = counters.peers.iter().map(tunnel_state).collect();
-            self.handle(Input::Tunnels(tunnels));
-        }
-        let expired: Vec<u64> = self
-            .pings
-            .iter()
-            .filter(|(_, p)| p.sent.elapsed() > PING_TIMEOUT)
-            .map(|(s, _)| *s)
-            .collect();
-        for sequence in expired {
-            if let Some(ping) = self.pings.remove(&sequence) {
-                let reason = format!("no echo in {} s", PING_TIMEOUT.as_secs());
-                drop(ping.answer.send(Err(reason)));
-            }
-        }
-        let progress = self.host.progress();
-        if progress.is_none() || progress != self.progress {
-            systemd::watchdog();
-            self.progressed = progress.map(|_| self.now().wall);
-        }
-        self.progress = progress;
-    }
-
-    /// Puts back what somebody else removed from the host: a flushed ruleset, a deleted route, a lost TUN.
-    async fn repair(&mut self) {
-        if self.repaired.elapsed() < REPAIR {
-            return;
-        }
-        self.repaired = Instant::now();
-        match self.host.repair().await {
-            Ok(None) => {}
-            Ok(Some(object)) => {
-                *self.tally.repairs.entry(object.as_str()).or_default() += 1;
-            }
-            Err(error) => {
-                self.tally.repair_failures += 1;
-                error!(error = %format!("{:#}", anyhow::Error::from(error)), "the host cannot be repaired")
-            }
         }
     }
 
@@ -490,15 +422,5 @@ fn now(started: Instant) -> Now {
     Now {
         monotonic: started.elapsed(),
         wall: UnixTime::from(SystemTime::now()),
-    }
-}
-
-fn tunnel_state(peer: &pnsbox_dataplane::PeerCounters) -> TunnelState {
-    TunnelState {
-        key: WireguardKey(peer.public_key),
-        endpoint: peer.endpoint,
-        last_handshake: peer.last_handshake.map(UnixTime::from),
-        rx_bytes: peer.rx_bytes,
-        tx_bytes: peer.tx_bytes,
     }
 }

@@ -1,0 +1,115 @@
+//! What the loop does because time goes by, and what it says of itself: counters, host, watchdog, metrics.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use pnsbox_agent_core::event::{Input, TunnelState};
+use pnsbox_proto::key::WireguardKey;
+use pnsbox_proto::time::UnixTime;
+use tracing::{error, warn};
+
+use super::{EventLoop, PING_TIMEOUT, TICK};
+use crate::metrics::{self, Reading};
+use crate::systemd;
+
+/// How often the host is read back, at most: every second tick. What somebody removed is missed no longer.
+const REPAIR: Duration = Duration::from_millis(1900);
+
+impl EventLoop {
+    pub(super) async fn tick(&mut self) {
+        self.repair().await;
+        if let Some(counters) = self.host.counters() {
+            let tunnels = counters.peers.iter().map(tunnel_state).collect();
+            self.handle(Input::Tunnels(tunnels));
+        }
+        self.give_up_pings();
+        self.watchdog();
+    }
+
+    fn give_up_pings(&mut self) {
+        let expired: Vec<u64> = self
+            .pings
+            .iter()
+            .filter(|(_, p)| p.sent.elapsed() > PING_TIMEOUT)
+            .map(|(s, _)| *s)
+            .collect();
+        for sequence in expired {
+            if let Some(ping) = self.pings.remove(&sequence) {
+                let reason = format!("no echo in {} s", PING_TIMEOUT.as_secs());
+                drop(ping.answer.send(Err(reason)));
+            }
+        }
+    }
+
+    /// Tells the service manager that the agent works, if every worker of the data plane has moved since last time.
+    fn watchdog(&mut self) {
+        let progress = self.host.progress();
+        if progress.is_none() || progress != self.progress {
+            systemd::watchdog();
+            self.progressed = progress.map(|_| self.now().wall);
+        }
+        self.progress = progress;
+    }
+
+    /// Puts back what somebody else removed from the host: a flushed ruleset, a deleted route, a lost TUN.
+    async fn repair(&mut self) {
+        if self.repaired.elapsed() < REPAIR {
+            return;
+        }
+        self.repaired = Instant::now();
+        match self.host.repair().await {
+            Ok(None) => {}
+            Ok(Some(object)) => {
+                *self.tally.repairs.entry(object.as_str()).or_default() += 1;
+            }
+            Err(error) => {
+                self.tally.repair_failures += 1;
+                error!(error = %format!("{:#}", anyhow::Error::from(error)), "the host cannot be repaired")
+            }
+        }
+    }
+
+    pub(super) async fn metrics_text(&mut self) -> String {
+        self.read_filter_drops().await;
+        let now = self.now();
+        let names = self.agent.peer_keys();
+        metrics::render(&Reading {
+            status: &self.agent.status(now),
+            services: &self.agent.services(now),
+            tally: self.agent.tally(),
+            names: names.map(|(key, name)| (key.0, name)).collect(),
+            counters: self.host.counters().as_ref(),
+            progress: self.progressed,
+            mtu: self.host.mtu(),
+            shell: &self.tally,
+        })
+    }
+
+    /// Asks `nft`, at most once a second whoever asks for metrics how often.
+    async fn read_filter_drops(&mut self) {
+        if self.drops_read.is_some_and(|at| at.elapsed() < TICK) {
+            return;
+        }
+        self.drops_read = Some(Instant::now());
+        match self.host.filter_drops().await {
+            Ok(drops) => {
+                self.tally.filter_drops = BTreeMap::from([
+                    ("filter_inbound", drops.inbound),
+                    ("filter_outbound", drops.outbound),
+                    ("filter_local", drops.local),
+                ]);
+            }
+            Err(error) => warn!(%error, "the packet filter's drops cannot be read"),
+        }
+    }
+}
+
+fn tunnel_state(peer: &pnsbox_dataplane::PeerCounters) -> TunnelState {
+    TunnelState {
+        key: WireguardKey(peer.public_key),
+        endpoint: peer.endpoint,
+        last_handshake: peer.last_handshake.map(UnixTime::from),
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+    }
+}
