@@ -203,7 +203,10 @@ impl Host {
         let index = self.ensure_plane(interface.mtu).await?;
         let addresses = routing::wanted_addresses(interface, self.ipv6);
         // IPv6 addresses need the MTU first: below 1280 the kernel takes IPv6 off the interface.
-        self.netlink.set_up(index, interface.mtu, ALIAS).await?;
+        let ipv6 = self.ipv6;
+        self.netlink
+            .set_up(index, interface.mtu, ALIAS, ipv6)
+            .await?;
         routing::set_addresses(&self.netlink, index, &addresses).await?;
         step("host_addresses_set");
         if let Some(plane) = &self.plane {
@@ -241,7 +244,6 @@ impl Host {
             name: name.clone(),
             source,
         })?;
-        sysctl::prepare_interface(name, self.ipv6)?;
         let link = self.netlink.link(name).await?;
         let link = link.ok_or_else(|| {
             HostError::read_back(HostObject::Interface, format!("no interface {name}"))

@@ -15,6 +15,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, par
 /// The file in the state directory.
 pub const FILE: &str = "pnsbox.db";
 
+/// The lock beside it.
+pub const LOCK: &str = "lock";
+
 /// Steps from one version of the schema to the next; `PRAGMA user_version` counts those that were done.
 ///
 /// A deleted key stays as a row without value, so that revisions never go back and a deletion is a change.
@@ -72,7 +75,7 @@ pub struct Store {
 impl Store {
     /// Opens the store of a state directory, which must exist; waits up to `patience` for another owner to end.
     pub fn open(state_dir: &Path, patience: Duration) -> Result<Self, StoreError> {
-        let lock = lock(&state_dir.join("lock"), patience)?;
+        let lock = lock(&state_dir.join(LOCK), patience)?;
         let path = state_dir.join(FILE);
         let mut connection = Connection::open(&path)?;
         // FULL: a token that was spent stays spent after a power cut.

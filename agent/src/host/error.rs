@@ -20,7 +20,7 @@ pub enum HostError {
     /// There is no TUN device.
     #[error(
         "/dev/net/tun cannot be opened: load the kernel module (modprobe tun); \
-         in a container, give it the device"
+         in a container, give it the device; without udev, let the agent's user open it (chmod 666 /dev/net/tun)"
     )]
     NoTun(#[source] io::Error),
     /// The name is taken.

@@ -7,7 +7,10 @@ use futures_util::{Stream, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkFlags,
+    LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -112,22 +115,28 @@ impl Netlink {
             .find(|link| link.name == name))
     }
 
-    /// Sets MTU and alias, and brings the interface up.
+    /// Sets MTU, alias and switches, and brings the interface up.
+    ///
+    /// The switches are here and not in `/proc/sys`, which our unit mounts read-only. Router advertisements need
+    /// none: nobody's allowed prefixes cover the link-local address that they would have to come from.
     pub(super) async fn set_up(
         &self,
         index: u32,
         mtu: u16,
         alias: &str,
+        ipv6: bool,
     ) -> Result<(), NetlinkError> {
-        let change = LinkMessageBuilder::<LinkUnspec>::default()
-            .index(index)
-            .mtu(u32::from(mtu));
-        self.handle
-            .link()
-            .set(change.alias(alias).up().build())
-            .execute()
-            .await
-            .map_err(|e| refused(format!("bring up interface {index} with MTU {mtu}"), e))
+        let change = || LinkMessageBuilder::<LinkUnspec>::default().index(index);
+        let quiet = change()
+            .mtu(u32::from(mtu))
+            .alias(alias)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(switches(ipv6)));
+        // One message would come up first and have its link-local address before the switches are read.
+        for message in [quiet.build(), change().up().build()] {
+            let set = self.handle.link().set(message).execute().await;
+            set.map_err(|e| refused(format!("bring up interface {index} with MTU {mtu}"), e))?;
+        }
+        Ok(())
     }
 
     /// Removes an interface.
@@ -238,6 +247,24 @@ impl Drop for Netlink {
         self.connection.abort();
     }
 }
+
+/// What `net.ipv4.conf.IF.rp_filter` and `net.ipv6.conf.IF.addr_gen_mode` are called in netlink.
+fn switches(ipv6: bool) -> Vec<AfSpecUnspec> {
+    // The data plane judges sources peer by peer. Strict filtering would add nothing,
+    // and drop packets in the moments in which routes follow a change.
+    let mut v4 = InetDevConf::default();
+    v4.rp_filter = LOOSE;
+    let mut switches = vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(v4)])];
+    if ipv6 {
+        // No link-local address, no router solicitation: there is nobody to hear them.
+        let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        switches.push(AfSpecUnspec::Inet6(vec![silent]));
+    }
+    switches
+}
+
+/// ip-sysctl: `rp_filter` 2, RFC 3704 loose; the larger of this and `all` counts.
+const LOOSE: i32 = 2;
 
 /// `not fwmark 0x5182 lookup 5182`.
 pub(super) fn our_rule(ip: IpVersion) -> RuleMessage {

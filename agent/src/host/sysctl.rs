@@ -1,6 +1,9 @@
 //! Kernel switches below `/proc/sys/net`, of the network namespace of the calling thread.
 //!
 //! Plain file calls, on purpose on the calling thread: another thread may live in another namespace.
+//! CAP_NET_ADMIN may write them, unless the unit mounts `/proc/sys` read-only, as ours does. Then
+//! `sysctl.d/60-pnsbox.conf` has set them before, and here is only looked. Switches of our own interface
+//! go through netlink instead.
 //! What is turned on stays on at shutdown: forwarding may have been asked for by others meanwhile,
 //! and a router that stops forwarding is an outage, while forwarding alone opens nothing of ours.
 
@@ -11,7 +14,10 @@ use tracing::{info, warn};
 
 /// A switch that could not be turned.
 #[derive(Debug, thiserror::Error)]
-#[error("kernel switch {name} is {found} and cannot be set to {wanted}")]
+#[error(
+    "kernel switch {name} is {found} and cannot be set to {wanted}: put '{name} = {wanted}' \
+     into a file in /etc/sysctl.d and run 'sysctl --system' as root"
+)]
 pub struct SysctlError {
     name: String,
     found: String,
@@ -24,22 +30,6 @@ pub struct SysctlError {
 pub(super) fn ipv6_usable() -> bool {
     let disabled = |name: &str| read(name).is_none_or(|value| value != "0");
     !disabled("net/ipv6/conf/all/disable_ipv6") && !disabled("net/ipv6/conf/default/disable_ipv6")
-}
-
-/// Switches of our own interface; they go with it.
-pub(super) fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError> {
-    // The data plane judges sources peer by peer. Strict filtering would add nothing,
-    // and drop packets in the moments in which routes follow a change.
-    set(&format!("net/ipv4/conf/{interface}/rp_filter"), LOOSE)?;
-    if ipv6 {
-        // No link-local address, no router solicitation: there is nobody to hear them.
-        set(
-            &format!("net/ipv6/conf/{interface}/addr_gen_mode"),
-            NO_LINK_LOCAL,
-        )?;
-        set(&format!("net/ipv6/conf/{interface}/accept_ra"), "0")?;
-    }
-    Ok(())
 }
 
 /// Forwards IPv4 between interfaces.
@@ -104,9 +94,5 @@ fn path(name: &str) -> PathBuf {
 }
 
 const ROOT: &str = "/proc/sys";
-/// ip-sysctl: `rp_filter` 2, RFC 3704 loose; the larger of this and `all` counts.
-const LOOSE: &str = "2";
-/// ip-sysctl: `addr_gen_mode` 1.
-const NO_LINK_LOCAL: &str = "1";
 /// ip-sysctl: `accept_ra` 2.
 const LISTEN_THOUGH_FORWARDING: &str = "2";

@@ -59,6 +59,9 @@ fn applying_makes_everything_and_applying_twice_equals_once() {
         assert!(sh("nft list table inet pnsbox").contains("tcp dport 445 accept"));
         assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
         assert_eq!(sh("cat /proc/sys/net/ipv6/conf/all/forwarding").trim(), "1");
+        let of_pns0 = |switch: &str| sh(&format!("cat /proc/sys/net/{switch}")).trim().to_owned();
+        assert_eq!(of_pns0("ipv4/conf/pns0/rp_filter"), "2");
+        assert_eq!(of_pns0("ipv6/conf/pns0/addr_gen_mode"), "1");
         assert!(host.progress().is_some() && host.counters().is_some());
         host.shutdown().await;
     });

@@ -1,9 +1,11 @@
 //! `init`: two keys, one certificate, an empty store, and advice about the root key.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use pnsbox_controller_core::controller::Founding;
 use pnsbox_controller_core::registry::Network;
 use pnsbox_proto::key::IdentityKey;
@@ -13,7 +15,7 @@ use serde_json::json;
 use super::{InitArgs, exit, mistakes};
 use crate::config::Config;
 use crate::keys;
-use crate::store::Store;
+use crate::store::{FILE, LOCK, Store};
 
 /// Makes the network; returns what to print.
 pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Result<String> {
@@ -53,6 +55,8 @@ pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Resul
     let who = format!("uid {}", nix::unistd::getuid());
     let now = UnixTime::from(SystemTime::now());
     store.transact(&founding.transaction(&root, &controller, &who, now))?;
+    drop(store);
+    give_to_owner(&config.state_dir)?;
 
     let fingerprint =
         |key: &ed25519_dalek::SigningKey| IdentityKey(key.verifying_key().to_bytes()).fingerprint();
@@ -70,6 +74,35 @@ pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Resul
         "network {} with the overlay pool {}\nroot key        {root}\ncontroller key  {controller}",
         founding.name, founding.pool
     ))
+}
+
+/// What root makes belongs to the owner of the directory: the user that `serve` runs as.
+fn give_to_owner(state_dir: &Path) -> anyhow::Result<()> {
+    let there = std::fs::metadata(state_dir)?;
+    if !nix::unistd::geteuid().is_root() || there.uid() == 0 {
+        return Ok(());
+    }
+    for name in [keys::ROOT_KEY, keys::CONTROLLER_KEY, FILE, LOCK] {
+        let path = state_dir.join(name);
+        // Not through a symbolic link: the directory is not root's.
+        match lchown(&path, Some(there.uid()), Some(there.gid())) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "{} cannot be given to uid {}, as which the controller runs; say: chown -R {}:{} {}",
+                        path.display(),
+                        there.uid(),
+                        there.uid(),
+                        there.gid(),
+                        state_dir.display()
+                    )
+                });
+            }
+            // A root key that was made elsewhere is not here.
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn advice(root: &Path, controller: &Path) -> String {
