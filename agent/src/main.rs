@@ -37,6 +37,7 @@ enum Command {
 
 fn main() -> ExitCode {
     pnsbox_agent::failpoint::arm();
+    pnsbox_agent::failpoint::step("start");
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return exit::usage(&error),

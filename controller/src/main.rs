@@ -7,6 +7,7 @@ use pnsbox_controller::cli::{self, Args, exit};
 
 fn main() -> ExitCode {
     pnsbox_controller::failpoint::arm();
+    pnsbox_controller::failpoint::step("start");
     match Args::try_parse() {
         Ok(args) => cli::run(args),
         Err(error) => exit::usage(&error),

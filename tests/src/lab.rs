@@ -131,6 +131,15 @@ impl Lab {
         program: &str,
         environment: &[&str],
     ) -> Result<()> {
+        // Building one package alone leaves its program there without them.
+        let dies = self.output(
+            host,
+            &["env", "FAILPOINTS=start=return", program, "--version"],
+        )?;
+        ensure!(
+            !dies.status.success(),
+            "{program} was built without failpoints: cargo build --workspace"
+        );
         let variables = environment.iter().flat_map(|variable| ["--env", variable]);
         let words: Vec<&str> = ["start-program", host, program]
             .into_iter()
