@@ -150,7 +150,7 @@ fn write_local(out: &mut String, filter: &Filter) -> std::fmt::Result {
 
 /// Answers to what this side opened, and errors about any connection: without them the path MTU is never found.
 const ANSWERS: &str = "\t\tct state established ct direction reply accept\n\
-                       \t\tct state related meta l4proto { icmp, ipv6-icmp } accept";
+                       \t\tct state related meta l4proto { 1, 58 } accept";
 
 /// Sorted, without overlaps: nftables refuses overlapping elements of a set.
 fn disjoint(prefixes: &[IpNet]) -> Vec<IpNet> {
