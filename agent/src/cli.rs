@@ -1,13 +1,15 @@
 //! The `pnsbox` command: asks the running agent and prints. It changes nothing itself.
 
 pub mod exit;
+pub mod generate;
 mod render;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use ipnet::IpNet;
 use pnsbox_agent_core::event::Joined;
 use pnsbox_agent_core::snapshot::{ServiceStatus, StatusSnapshot};
@@ -70,6 +72,17 @@ enum Command {
         #[arg(long, default_value = "/etc/pnsbox/agent.toml")]
         config: PathBuf,
     },
+    /// Print the completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 /// Runs the command line of this process.
@@ -114,6 +127,13 @@ pub fn main() -> ExitCode {
         }
         Command::Ping { node, count } => return ping(&args.socket, args.json, &node, count),
         Command::Check { config } => return check(&config, args.json),
+        Command::Completion { shell } => {
+            generate::completion(Args::command(), shell);
+            return ExitCode::SUCCESS;
+        }
+        Command::Man { directory } => {
+            return generate::pages(Args::command(), "1", &directory);
+        }
     };
     match result {
         Ok(text) => exit::success(&text),

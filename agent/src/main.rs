@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use pnsbox_agent::cli::exit;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+use pnsbox_agent::cli::{exit, generate};
 use pnsbox_agent::config::Config;
 use pnsbox_agent::keys;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 /// The agent of one agency's router: tunnels, links, services and health.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "pnsbox-agent", version)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +34,17 @@ enum Command {
         #[arg(long, default_value = "/etc/pnsbox/agent.toml")]
         config: PathBuf,
     },
+    /// Print the completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -45,6 +57,13 @@ fn main() -> ExitCode {
     let (path, run) = match args.command {
         Command::Run { config } => (config, true),
         Command::Check { config } => (config, false),
+        Command::Completion { shell } => {
+            generate::completion(Args::command(), shell);
+            return ExitCode::SUCCESS;
+        }
+        Command::Man { directory } => {
+            return generate::pages(Args::command(), "8", &directory);
+        }
     };
     let config = match Config::load(&path) {
         Ok(config) => config,

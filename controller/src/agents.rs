@@ -37,14 +37,17 @@ const OUTBOX: usize = 8;
 /// Socket buffers, in bytes: a herd of 2,000 first packets of 1,200 bytes fits.
 const BUFFER_BYTES: usize = 4 << 20;
 
-/// Listens on every address; `[::]` means IPv4 as well, and becomes `0.0.0.0` where there is no IPv6.
-pub fn listen(addresses: &[SocketAddr], key: &SigningKey) -> anyhow::Result<Vec<Endpoint>> {
+/// Listens on the sockets that were passed, or else on every address; `[::]` means IPv4 as well, and becomes
+/// `0.0.0.0` where there is no IPv6.
+pub fn listen(
+    passed: Vec<std::net::UdpSocket>,
+    addresses: &[SocketAddr],
+    key: &SigningKey,
+) -> anyhow::Result<Vec<Endpoint>> {
     let mut config = server_config(key, Arc::new(AnyKey), CONTROL_ALPN)?;
     config.transport_config(limits::transport(IDLE, KeepAlive::Never));
     limits::listener(&mut config);
-    let open = |address: &SocketAddr| -> anyhow::Result<Endpoint> {
-        let socket =
-            bind(*address).with_context(|| format!("cannot listen on UDP {address} for agents"))?;
+    let open = |socket: std::net::UdpSocket| -> anyhow::Result<Endpoint> {
         let runtime = Arc::new(TokioRuntime);
         Ok(Endpoint::new(
             EndpointConfig::default(),
@@ -53,7 +56,16 @@ pub fn listen(addresses: &[SocketAddr], key: &SigningKey) -> anyhow::Result<Vec<
             runtime,
         )?)
     };
-    addresses.iter().map(open).collect()
+    if !passed.is_empty() {
+        return passed.into_iter().map(open).collect();
+    }
+    let bound = |address: &SocketAddr| {
+        bind(*address).with_context(|| format!("cannot listen on UDP {address} for agents"))
+    };
+    addresses
+        .iter()
+        .map(|address| open(bound(address)?))
+        .collect()
 }
 
 fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {

@@ -3,6 +3,7 @@
 pub mod exit;
 
 mod fleet;
+mod generate;
 mod init;
 mod render;
 
@@ -12,7 +13,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use ipnet::{IpNet, Ipv4Net};
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
 use pnsbox_proto::id::{AgencyName, NetworkName};
@@ -24,7 +26,7 @@ use crate::{operator, serve};
 
 /// The controller of a network: enrols agencies, plans who must do what, and pushes it signed.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "pnsbox-controller", version)]
 pub struct Args {
     /// Configuration; a missing file means the defaults.
     #[arg(long, global = true, default_value = "/etc/pnsbox/controller.toml")]
@@ -61,6 +63,17 @@ enum Command {
     },
     /// Show every node, what needs attention first.
     Status,
+    /// Print the completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -156,6 +169,19 @@ pub fn run(args: Args) -> ExitCode {
             policy(&file).map(|policy| (Request::Apply { policy }, Some(file)))
         }
         Command::Status => Ok((Request::Status, None)),
+        Command::Completion { shell } => {
+            generate::completion(Args::command(), shell);
+            return ExitCode::SUCCESS;
+        }
+        Command::Man { directory } => {
+            return match generate::man(Args::command(), "8", &directory) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => exit::error(
+                    &anyhow::Error::new(error)
+                        .context(format!("no manual pages in {}", directory.display())),
+                ),
+            };
+        }
     };
     let asked = request.and_then(|(request, file)| Ok((operator::ask(&config, &request)?, file)));
     match asked {

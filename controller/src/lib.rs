@@ -12,6 +12,7 @@
 //! | Where is state? | [`store`], [`keys`] |
 //! | What does Prometheus see? | [`metrics`], [`http`] |
 
+pub mod activation;
 pub mod agents;
 pub mod cli;
 pub mod config;

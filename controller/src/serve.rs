@@ -20,7 +20,7 @@ use crate::eventloop::{EVENTS, EventLoop};
 use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::{agents, keys, operator};
+use crate::{activation, agents, keys, operator};
 
 /// How long to wait for a command that has the store open.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
         tokio::task::block_in_place(|| operator::open(config, STORE_PATIENCE))?;
     let key = keys::load(&config.state_dir.join(keys::CONTROLLER_KEY))?;
     let metrics = Arc::new(Metrics::new()?);
-    let endpoints = agents::listen(&config.listen, &key)?;
+    let endpoints = agents::listen(activation::sockets()?, &config.listen, &key)?;
     let http = TcpListener::bind(config.http_listen)
         .await
         .with_context(|| {
