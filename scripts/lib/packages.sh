@@ -10,4 +10,7 @@ LAB_PACKAGES=(
 )
 
 # What the tests set against our programs.
-TEST_PACKAGES=(wireguard-go:wireguard-go wireguard-tools:wg prometheus:promtool)
+TEST_PACKAGES=(
+    wireguard-go:wireguard-go wireguard-tools:wg prometheus:promtool
+    mmdebstrap:mmdebstrap systemd:systemd-analyze
+)
