@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
+use crate::http::Directory;
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -87,7 +88,8 @@ pub struct EventLoop {
     controller: Controller,
     store: Store,
     metrics: Arc<Metrics>,
-    targets: watch::Sender<Vec<Target>>,
+    targets: Arc<[Target]>,
+    directory: watch::Sender<Option<Directory>>,
     agents: BTreeMap<SessionId, Agent>,
     replies: Vec<(Reply, Result<Answer, Refusal>)>,
     begun: Instant,
@@ -99,14 +101,15 @@ impl EventLoop {
         controller: Controller,
         store: Store,
         metrics: Arc<Metrics>,
-        targets: watch::Sender<Vec<Target>>,
+        directory: watch::Sender<Option<Directory>>,
     ) -> Self {
         let (agents, replies) = (BTreeMap::new(), Vec::new());
         Self {
             controller,
             store,
             metrics,
-            targets,
+            targets: Arc::default(),
+            directory,
             agents,
             replies,
             begun: Instant::now(),
@@ -124,12 +127,14 @@ impl EventLoop {
         let mut stopped = std::pin::pin!(stopped);
         self.controller.begin_serving(self.now());
         self.settle()?;
+        self.list();
         loop {
             tokio::select! {
                 () = &mut stopped => break,
                 _ = tick.tick() => {
                     self.controller.handle_tick(self.now());
                     self.metrics.observe(&self.controller);
+                    self.publish();
                 }
                 event = events.recv() => match event {
                     Some(event) => self.handle(event)?,
@@ -198,7 +203,7 @@ impl EventLoop {
                 .keys()
                 .any(|key| key.starts_with("node/"))
             {
-                self.targets.send_replace(self.controller.targets());
+                self.list();
             }
         }
         while let Some(output) = self.controller.poll_output() {
@@ -209,6 +214,22 @@ impl EventLoop {
             drop(reply.send(answer));
         }
         Ok(())
+    }
+
+    /// Takes over who is to be scraped, and says so.
+    fn list(&mut self) {
+        self.targets = self.controller.targets().into();
+        self.publish();
+    }
+
+    /// Says that the list stands, and that this loop lives.
+    fn publish(&self) {
+        self.directory.send_replace(Some(Directory {
+            network: self.controller.network().name.clone(),
+            targets: Arc::clone(&self.targets),
+            doubt: None,
+            said: Instant::now(),
+        }));
     }
 
     fn perform(&mut self, output: Output) {

@@ -90,7 +90,7 @@ impl Opened {
             socket,
         } = self;
         let (events_in, events) = mpsc::channel(EVENTS);
-        let (targets_in, targets) = watch::channel(controller.targets());
+        let (directory_in, directory) = watch::channel(None);
         let ids = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
         for endpoint in &endpoints {
@@ -105,7 +105,7 @@ impl Opened {
             http,
             Pages {
                 metrics: Arc::clone(&metrics),
-                targets,
+                directory,
             },
         ));
 
@@ -119,7 +119,7 @@ impl Opened {
             NotifyState::Ready,
             NotifyState::Status(&format!("serving network {network}")),
         ]);
-        let result = EventLoop::new(controller, store, metrics, targets_in)
+        let result = EventLoop::new(controller, store, metrics, directory_in)
             .run(events, stopped)
             .await;
         notify(&[NotifyState::Stopping]);

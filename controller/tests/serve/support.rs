@@ -1,10 +1,5 @@
 //! A real controller over loopback: real QUIC sessions, a real store, commands over its socket.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test ends at the first thing that is not as it should be"
-)]
-
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -17,12 +12,12 @@ use pnsbox_controller::serve::{self, Opened};
 use pnsbox_controller::store::Store;
 use pnsbox_controller::{keys, operator};
 use pnsbox_controller_core::controller::Founding;
-use pnsbox_controller_core::fleet::{FleetStatus, NodeState};
+use pnsbox_controller_core::fleet::FleetStatus;
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
 use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::certificate::ControllerCertificate;
 use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
-use pnsbox_proto::message::{JoinRefusal, JoinRequest, ToAgent, ToController, Token, ViewOutcome};
+use pnsbox_proto::message::{JoinRequest, ToAgent, ToController, Token, ViewOutcome};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{Manifest, Record, SignedView};
 use pnsbox_proto::{CONTROL_ALPN, PROTOCOL_VERSION};
@@ -35,41 +30,41 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// The annotated example, which must be a policy.
-const EXAMPLE: &str = include_str!("../../configs/policy.toml");
+pub(crate) const EXAMPLE: &str = include_str!("../../../configs/policy.toml");
 
 /// Longest wait for anything: a loaded machine is slow, a defect takes for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long nothing must come.
-const QUIET: Duration = Duration::from_millis(300);
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
-struct Running {
+pub(crate) struct Running {
     config: Config,
-    agents_at: SocketAddr,
-    http_at: SocketAddr,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<anyhow::Result<()>>,
+    pub(crate) agents_at: SocketAddr,
+    pub(crate) http_at: SocketAddr,
+    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) task: JoinHandle<anyhow::Result<()>>,
 }
 
 /// A box with a session.
-struct Agent {
-    root: Digest,
-    controller: IdentityKey,
-    _connection: Connection,
-    _endpoint: Endpoint,
-    sender: FramedSender<ToController>,
-    receiver: FramedReceiver<ToAgent>,
+pub(crate) struct Agent {
+    pub(crate) root: Digest,
+    pub(crate) controller: IdentityKey,
+    pub(crate) _connection: Connection,
+    pub(crate) _endpoint: Endpoint,
+    pub(crate) sender: FramedSender<ToController>,
+    pub(crate) receiver: FramedReceiver<ToAgent>,
 }
 
 /// What a box has on disk.
 #[derive(Default)]
-struct Disk {
-    digest: Option<Digest>,
-    version: u64,
-    records: BTreeMap<Digest, String>,
+pub(crate) struct Disk {
+    pub(crate) digest: Option<Digest>,
+    pub(crate) version: u64,
+    pub(crate) records: BTreeMap<Digest, String>,
 }
 
-fn found(folder: &Path) -> Config {
+pub(crate) fn found(folder: &Path) -> Config {
     let config = Config {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         state_dir: folder.join("state"),
@@ -95,7 +90,7 @@ fn found(folder: &Path) -> Config {
     config
 }
 
-async fn start(config: &Config) -> Running {
+pub(crate) async fn start(config: &Config) -> Running {
     let opened: Opened = serve::open(config).await.unwrap();
     let (agents_at, http_at) = (opened.agents_at().unwrap()[0], opened.http_at().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
@@ -110,12 +105,12 @@ async fn start(config: &Config) -> Running {
 }
 
 impl Running {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap().unwrap();
     }
 
-    async fn ask(&self, request: Request) -> Result<Answer, Refusal> {
+    pub(crate) async fn ask(&self, request: Request) -> Result<Answer, Refusal> {
         let config = self.config.clone();
         tokio::task::spawn_blocking(move || operator::ask(&config, &request))
             .await
@@ -123,7 +118,7 @@ impl Running {
             .unwrap()
     }
 
-    async fn add(&self, name: &str, prefix: &str) {
+    pub(crate) async fn add(&self, name: &str, prefix: &str) {
         let (name, prefixes) = (name.parse().unwrap(), vec![prefix.parse().unwrap()]);
         self.ask(Request::AgencyAdd {
             name,
@@ -135,7 +130,7 @@ impl Running {
         .unwrap();
     }
 
-    async fn invite(&self, agency: &str) -> Anchor {
+    pub(crate) async fn invite(&self, agency: &str) -> Anchor {
         let agency = agency.parse().unwrap();
         match self
             .ask(Request::Invite {
@@ -150,7 +145,7 @@ impl Running {
         }
     }
 
-    async fn apply(&self, policy: &str) {
+    pub(crate) async fn apply(&self, policy: &str) {
         let policy = config::table(Path::new("policy.toml"), policy).unwrap();
         match self.ask(Request::Apply { policy }).await {
             Ok(Answer::Difference { applied: true, .. }) => {}
@@ -158,14 +153,14 @@ impl Running {
         }
     }
 
-    async fn status(&self) -> FleetStatus {
+    pub(crate) async fn status(&self) -> FleetStatus {
         match self.ask(Request::Status).await {
             Ok(Answer::Status { fleet }) => *fleet,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn page(&self, path: &str) -> String {
+    pub(crate) async fn page(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.http_at).await.unwrap();
         stream
             .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
@@ -177,7 +172,7 @@ impl Running {
     }
 
     /// Metrics follow within a second.
-    async fn page_shows(&self, line: &str) {
+    pub(crate) async fn page_shows(&self, line: &str) {
         let begun = Instant::now();
         loop {
             let page = self.page("/metrics").await;
@@ -190,7 +185,7 @@ impl Running {
     }
 
     /// Dials and greets as the box whose key is made of `seed`.
-    async fn connect(&self, seed: u8, disk: &Disk) -> Agent {
+    pub(crate) async fn connect(&self, seed: u8, disk: &Disk) -> Agent {
         let key = SigningKey::from_bytes(&[seed; 32]);
         let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let mut client = client_config(&key, Arc::new(AnyKey), CONTROL_ALPN).unwrap();
@@ -239,7 +234,13 @@ impl Running {
         agent
     }
 
-    async fn join(&self, seed: u8, agency: &str, lan: &str, public: Option<&str>) -> (Agent, Disk) {
+    pub(crate) async fn join(
+        &self,
+        seed: u8,
+        agency: &str,
+        lan: &str,
+        public: Option<&str>,
+    ) -> (Agent, Disk) {
         let anchor = self.invite(agency).await;
         let mut disk = Disk::default();
         let mut agent = self.connect(seed, &disk).await;
@@ -259,24 +260,24 @@ impl Running {
 }
 
 impl Agent {
-    async fn say(&mut self, message: &ToController) {
+    pub(crate) async fn say(&mut self, message: &ToController) {
         self.sender.send(message).await.unwrap();
     }
 
-    async fn hear(&mut self) -> ToAgent {
+    pub(crate) async fn hear(&mut self) -> ToAgent {
         tokio::time::timeout(PATIENCE, self.receiver.receive())
             .await
             .expect("an answer in time")
             .unwrap()
     }
 
-    async fn hears_nothing(&mut self) {
+    pub(crate) async fn hears_nothing(&mut self) {
         let heard = tokio::time::timeout(QUIET, self.receiver.receive()).await;
         assert!(heard.is_err(), "{heard:?}");
     }
 
     /// Verifies, applies and acknowledges the next view; returns the records that came.
-    async fn take_view(&mut self, disk: &mut Disk) -> Vec<Record> {
+    pub(crate) async fn take_view(&mut self, disk: &mut Disk) -> Vec<Record> {
         let ToAgent::View(view) = self.hear().await else {
             panic!("a view")
         };
@@ -294,7 +295,7 @@ impl Agent {
 }
 
 impl Disk {
-    fn apply(&mut self, view: &SignedView, controller: &IdentityKey) -> Vec<Record> {
+    pub(crate) fn apply(&mut self, view: &SignedView, controller: &IdentityKey) -> Vec<Record> {
         let manifest: Manifest = view.manifest.open(controller).unwrap();
         assert!(manifest.version > self.version);
         self.records.extend(
@@ -318,7 +319,7 @@ impl Disk {
     }
 }
 
-fn request(seed: u8, token: Token, lan: &str, public: Option<&str>) -> ToController {
+pub(crate) fn request(seed: u8, token: Token, lan: &str, public: Option<&str>) -> ToController {
     ToController::Join(JoinRequest {
         token,
         wireguard: WireguardKey([seed; 32]),
@@ -327,169 +328,6 @@ fn request(seed: u8, token: Token, lan: &str, public: Option<&str>) -> ToControl
     })
 }
 
-fn ids(records: &[Record]) -> Vec<String> {
+pub(crate) fn ids(records: &[Record]) -> Vec<String> {
     records.iter().map(Record::id).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn boxes_join_get_views_and_deltas_and_nobody_gets_what_it_has() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = found(folder.path());
-    let running = start(&config).await;
-    running.add("kab-demak", "10.44.0.0/16").await;
-    running.add("prov-jateng", "10.33.0.0/16").await;
-    running.apply(EXAMPLE).await;
-
-    let (mut first, mut first_disk) = running.join(1, "kab-demak", "10.44.1.0/24", None).await;
-    let (mut second, mut second_disk) = running
-        .join(2, "prov-jateng", "10.33.1.0/24", Some("203.0.113.30:51820"))
-        .await;
-    let delta = first.take_view(&mut first_disk).await;
-    assert_eq!(
-        ids(&delta),
-        ["link prov-jateng", "peer prov-jateng/gw1"],
-        "only what the first lacks"
-    );
-    let Record::Peer(peer) = &delta[1] else {
-        panic!("{delta:?}")
-    };
-    assert_eq!(peer.prefixes, ["10.33.1.0/24".parse().unwrap()]);
-    second.hears_nothing().await;
-
-    // A change of policy is heard at once, by whom it concerns.
-    let begun = Instant::now();
-    running.apply(&EXAMPLE.replace("tcp/445", "tcp/446")).await;
-    let delta = first.take_view(&mut first_disk).await;
-    assert_eq!(ids(&delta), ["link prov-jateng"]);
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begun.elapsed()
-    );
-    println!("a change was heard after {:?}", begun.elapsed());
-    assert_eq!(
-        ids(&second.take_view(&mut second_disk).await),
-        ["link kab-demak"]
-    );
-
-    let sd = running.page("/sd").await;
-    assert!(
-        sd.contains("100.127.0.1:9586") && sd.contains("\"node\":\"prov-jateng/gw1\""),
-        "{sd}"
-    );
-    running
-        .page_shows("pnsbox_controller_nodes{state=\"online\"} 2")
-        .await;
-    running.page_shows("pnsbox_controller_joins_total 2").await;
-
-    // The controller goes and comes back: both still have their views.
-    running.stop().await;
-    let running = start(&config).await;
-    let stopped = running.status().await;
-    assert!(
-        stopped
-            .nodes
-            .iter()
-            .all(|node| node.state == NodeState::Offline && node.last_seen.is_some())
-    );
-    let mut first = running.connect(1, &first_disk).await;
-    let mut second = running.connect(2, &second_disk).await;
-    first.hears_nothing().await;
-    second.hears_nothing().await;
-    let fleet = running.status().await;
-    assert!(
-        fleet
-            .nodes
-            .iter()
-            .all(|node| node.state == NodeState::Online && node.view_bytes_sent == 0)
-    );
-    assert!(
-        fleet
-            .nodes
-            .iter()
-            .all(|node| node.view_applied == node.view_wanted)
-    );
-    running.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_are_no_good_are_refused_on_the_wire() {
-    let folder = tempfile::tempdir().unwrap();
-    let running = start(&found(folder.path())).await;
-    running.add("kab-demak", "10.44.0.0/16").await;
-    let mut stranger = running.connect(9, &Disk::default()).await;
-    stranger
-        .say(&request(9, Token([7; 16]), "10.44.1.0/24", None))
-        .await;
-    assert_eq!(
-        stranger.hear().await,
-        ToAgent::JoinRefused {
-            reason: JoinRefusal::UnknownToken
-        }
-    );
-
-    // A hundred boxes try one token at the same time.
-    let anchor = running.invite("kab-demak").await;
-    let running = Arc::new(running);
-    let tries: Vec<_> = (1..=100)
-        .map(|seed| {
-            let (running, token) = (Arc::clone(&running), anchor.token.clone());
-            tokio::spawn(async move {
-                let mut agent = running.connect(seed, &Disk::default()).await;
-                agent.say(&request(seed, token, "10.44.1.0/24", None)).await;
-                agent.hear().await
-            })
-        })
-        .collect();
-    let (mut joined, mut spent) = (0, 0);
-    for answer in tries {
-        match answer.await.unwrap() {
-            ToAgent::Joined { .. } => joined += 1,
-            ToAgent::JoinRefused {
-                reason: JoinRefusal::Spent { .. },
-            } => spent += 1,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!((joined, spent), (1, 99));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn commands_work_without_a_serving_controller_and_two_cannot_serve() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = found(folder.path());
-    let list = || {
-        let config = config.clone();
-        tokio::task::spawn_blocking(move || operator::ask(&config, &Request::AgencyList))
-    };
-    assert!(
-        matches!(list().await.unwrap().unwrap(), Ok(Answer::Agencies { agencies }) if agencies.is_empty())
-    );
-    let running = start(&config).await;
-    running.add("kab-demak", "10.44.0.0/16").await;
-    let second = operator::open(&config, Duration::from_millis(50)).unwrap_err();
-    assert!(
-        second.to_string().contains("in use by another"),
-        "{second:#}"
-    );
-    running.stop().await;
-    assert!(
-        matches!(list().await.unwrap().unwrap(), Ok(Answer::Agencies { agencies }) if agencies.len() == 1)
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_taken_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let other = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let taken = other.local_addr().unwrap();
-    let config = Config {
-        listen: vec![taken],
-        ..found(folder.path())
-    };
-    let error = format!("{:#}", serve::open(&config).await.unwrap_err());
-    assert!(
-        error.contains(&taken.to_string()) && error.contains("in use"),
-        "{error}"
-    );
 }

@@ -1,0 +1,12 @@
+//! What a controller that serves does, over loopback and with a real store; most of it with bad input.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+mod pages;
+mod program;
+mod random;
+mod sessions;
+mod support;
