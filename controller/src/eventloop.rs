@@ -12,11 +12,12 @@ use pnsbox_controller_core::session::SessionId;
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::message::{ToAgent, ToController};
 use pnsbox_proto::time::UnixTime;
-use quinn::{Connection, VarInt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use quinn::VarInt;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
+use crate::agents::Agent;
 use crate::http::Directory;
 use crate::keys;
 use crate::metrics::Metrics;
@@ -70,17 +71,6 @@ pub enum Event {
 
 /// Where an operator waits for the answer.
 pub type Reply = oneshot::Sender<Result<Answer, Refusal>>;
-
-/// The way to one agent.
-#[derive(Debug)]
-pub struct Agent {
-    /// Messages to it.
-    pub outbox: mpsc::Sender<ToAgent>,
-    /// Its connection.
-    pub connection: Connection,
-    /// Its place among the strangers, until its key is known to be a node's.
-    pub permit: Option<OwnedSemaphorePermit>,
-}
 
 /// The loop and what it owns.
 #[derive(Debug)]
@@ -242,7 +232,7 @@ impl EventLoop {
                     *message,
                     ToAgent::Joined { .. } | ToAgent::Welcome { node: Some(_), .. }
                 ) {
-                    agent.permit = None;
+                    agent.admit();
                 }
                 if agent.outbox.try_send(*message).is_err() {
                     warn!(session, "an agent takes its messages too slowly");

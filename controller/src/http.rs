@@ -30,6 +30,8 @@ use tracing::{debug, warn};
 use crate::metrics::Metrics;
 use admission::Held;
 
+pub(crate) use admission::network;
+
 /// From the connection to the end of the header.
 const HEADER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -86,7 +88,7 @@ pub async fn serve(listener: TcpListener, pages: Pages) {
         };
         while tasks.try_join_next().is_some() {}
         open.retain(|connection| !connection.task.is_finished());
-        let from = admission::network(peer.ip());
+        let from = network(peer.ip());
         let held: Vec<Held> = open.iter().map(Connection::held).collect();
         if let Some(victim) = admission::victim(&held, from) {
             let ended = open.remove(victim);

@@ -22,7 +22,7 @@ pub(super) struct Held {
 }
 
 /// What counts as one address: a person's IPv6 network has 2^64 of them (RFC 4291 section 2.5.1).
-pub(super) fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let prefix = u128::from(v6) & !u128::from(u64::MAX);

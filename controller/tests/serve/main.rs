@@ -5,8 +5,10 @@
     reason = "a test ends at the first thing that is not as it should be"
 )]
 
+mod datagrams;
 mod pages;
 mod program;
 mod random;
 mod sessions;
+mod strangers;
 mod support;

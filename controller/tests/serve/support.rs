@@ -50,7 +50,7 @@ pub(crate) struct Running {
 pub(crate) struct Agent {
     pub(crate) root: Digest,
     pub(crate) controller: IdentityKey,
-    pub(crate) _connection: Connection,
+    pub(crate) connection: Connection,
     pub(crate) _endpoint: Endpoint,
     pub(crate) sender: FramedSender<ToController>,
     pub(crate) receiver: FramedReceiver<ToAgent>,
@@ -186,14 +186,7 @@ impl Running {
 
     /// Dials and greets as the box whose key is made of `seed`.
     pub(crate) async fn connect(&self, seed: u8, disk: &Disk) -> Agent {
-        let key = SigningKey::from_bytes(&[seed; 32]);
-        let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let mut client = client_config(&key, Arc::new(AnyKey), CONTROL_ALPN).unwrap();
-        client.transport_config(limits::transport(
-            Duration::from_secs(30),
-            KeepAlive::Every(Duration::from_secs(5)),
-        ));
-        endpoint.set_default_client_config(client);
+        let endpoint = dial::endpoint(Ipv4Addr::LOCALHOST, seed);
         let connection = endpoint
             .connect(self.agents_at, "pnsbox")
             .unwrap()
@@ -203,7 +196,7 @@ impl Running {
         let mut agent = Agent {
             root: Digest([0; 32]),
             controller: peer_key(&connection).unwrap(),
-            _connection: connection,
+            connection,
             _endpoint: endpoint,
             sender: FramedSender::new(send),
             receiver: FramedReceiver::new(receive),
@@ -271,6 +264,15 @@ impl Agent {
             .unwrap()
     }
 
+    /// Waits for the end of the session; returns what was said about it.
+    pub(crate) async fn ended(&mut self) -> String {
+        let connection = self.connection.clone();
+        tokio::time::timeout(PATIENCE, connection.closed())
+            .await
+            .expect("an end in time")
+            .to_string()
+    }
+
     pub(crate) async fn hears_nothing(&mut self) {
         let heard = tokio::time::timeout(QUIET, self.receiver.receive()).await;
         assert!(heard.is_err(), "{heard:?}");
@@ -330,4 +332,22 @@ pub(crate) fn request(seed: u8, token: Token, lan: &str, public: Option<&str>) -
 
 pub(crate) fn ids(records: &[Record]) -> Vec<String> {
     records.iter().map(Record::id).collect()
+}
+
+/// Endpoints as agents have them.
+pub(crate) mod dial {
+    use super::*;
+
+    /// One at the address `from`, with the key that is made of `seed`.
+    pub(crate) fn endpoint(from: Ipv4Addr, seed: u8) -> Endpoint {
+        let key = SigningKey::from_bytes(&[seed; 32]);
+        let mut endpoint = Endpoint::client((from, 0).into()).unwrap();
+        let mut client = client_config(&key, Arc::new(AnyKey), CONTROL_ALPN).unwrap();
+        client.transport_config(limits::transport(
+            Duration::from_secs(30),
+            KeepAlive::Every(Duration::from_secs(5)),
+        ));
+        endpoint.set_default_client_config(client);
+        endpoint
+    }
 }

@@ -16,6 +16,14 @@ pub enum FramedError {
     /// The stream or its connection ended.
     #[error("the connection was lost")]
     Write(#[from] WriteError),
+    /// More than the other side may say yet.
+    #[error("a message of {length} bytes is longer than the {longest} that are taken here")]
+    TooLong {
+        /// Its length.
+        length: usize,
+        /// What is taken.
+        longest: usize,
+    },
     /// The other side broke the protocol, or a message of ours is too long.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -67,9 +75,23 @@ impl<M: DeserializeOwned> FramedReceiver<M> {
     ///
     /// Not safe to cancel: give it a task of its own.
     pub async fn receive(&mut self) -> Result<M, FramedError> {
+        self.receive_within(|| frame::MAX_FRAME_BYTES).await
+    }
+
+    /// Waits for the next message, which may have as many bytes as `longest` says when its length is there.
+    ///
+    /// Not safe to cancel: give it a task of its own.
+    pub async fn receive_within(&mut self, longest: impl Fn() -> usize) -> Result<M, FramedError> {
         let mut header = [0; HEADER_BYTES];
         self.stream.read_exact(&mut header).await?;
-        let mut payload = vec![0; frame::payload_length(header)?];
+        let length = frame::payload_length(header)?;
+        if length > longest() {
+            return Err(FramedError::TooLong {
+                length,
+                longest: longest(),
+            });
+        }
+        let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).await?;
         Ok(frame::decode(&payload)?)
     }
