@@ -6,6 +6,7 @@
 )]
 
 mod datagrams;
+mod frames;
 mod pages;
 mod program;
 mod random;
