@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 use pnsbox_proto::health::{Condition, ConditionCode, HealthReport};
 use pnsbox_proto::message::{ToController, Token};
 use pnsbox_proto::time::UnixTime;
-use quinn::{Connection, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 
 use crate::program::Place;
 use crate::random::Random;
-use crate::support::{Disk, PATIENCE, Running, dial, found, request, start};
+use crate::support::{PATIENCE, Running, dial, found, request, start};
 
 const HELLO: &str = "{\"type\":\"hello\",\"protocol\":1,\"software\":\"0\",\"view\":null}";
 
 /// A connection whose stream takes any bytes.
-async fn stranger(to: std::net::SocketAddr) -> (Connection, SendStream) {
+async fn stranger(to: std::net::SocketAddr) -> (Connection, SendStream, RecvStream) {
     let endpoint = dial::endpoint(Ipv4Addr::LOCALHOST, 77);
     let connection = endpoint.connect(to, "pnsbox").unwrap().await.unwrap();
-    let (send, _) = connection.open_bi().await.unwrap();
-    (connection, send)
+    let (send, receive) = connection.open_bi().await.unwrap();
+    (connection, send, receive)
 }
 
 fn frame(text: &[u8]) -> Vec<u8> {
@@ -34,7 +34,7 @@ async fn reason(connection: &Connection) -> String {
 
 /// Says `bytes`; the session ends with a reason that contains `expected`.
 async fn refused(running: &Running, bytes: &[u8], expected: &str) {
-    let (connection, mut send) = stranger(running.agents_at).await;
+    let (connection, mut send, _receive) = stranger(running.agents_at).await;
     // It may end before all of it is taken.
     drop(send.write_all(bytes).await);
     let reason = reason(&connection).await;
@@ -97,7 +97,7 @@ async fn bad_frames_end_their_session_with_a_reason_and_disturb_no_other() {
     }
 
     // Cut short: the stream ends within a frame.
-    let (connection, mut send) = stranger(running.agents_at).await;
+    let (connection, mut send, _receive) = stranger(running.agents_at).await;
     send.write_all(&frame(HELLO.as_bytes())[..20])
         .await
         .unwrap();
@@ -151,7 +151,7 @@ async fn a_flood_of_messages_is_slowed_down_and_costs_no_memory() {
         floods.spawn(async move {
             let mut said = 0_u64;
             for _ in 0..20 {
-                let (connection, mut send) = stranger(to).await;
+                let (connection, mut send, _receive) = stranger(to).await;
                 // The first is good, the rest ends the session; meanwhile 16 MiB are pressed in.
                 let join =
                     serde_json::to_vec(&request(77, Token([1; 16]), "10.44.9.0/24", None)).unwrap();
@@ -180,10 +180,10 @@ async fn a_flood_of_messages_is_slowed_down_and_costs_no_memory() {
     // A frame that is announced and never comes, from many sessions at once.
     let mut held = Vec::new();
     for _ in 0..100 {
-        let (connection, mut send) = stranger(place.agents_at).await;
+        let (connection, mut send, receive) = stranger(place.agents_at).await;
         send.write_all(&16_000_u32.to_be_bytes()).await.unwrap();
         send.write_all(&[b'['; 15_000]).await.unwrap();
-        held.push((connection, send));
+        held.push((connection, send, receive));
     }
     let peak = serving.peak_mib();
     println!("memory {before} MiB before, {peak} MiB at most");
