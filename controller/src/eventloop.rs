@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use pnsbox_controller_core::controller::{Controller, Now, Output, Target};
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
 use pnsbox_controller_core::session::SessionId;
+use pnsbox_controller_core::store::Transaction;
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::message::{ToAgent, ToController};
 use pnsbox_proto::time::UnixTime;
@@ -106,7 +107,7 @@ impl EventLoop {
         }
     }
 
-    /// Runs until `stopped`, or until the store fails: what cannot be stored must not be promised.
+    /// Runs until `stopped`, or until the store can neither be written nor read.
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
@@ -122,6 +123,7 @@ impl EventLoop {
             tokio::select! {
                 () = &mut stopped => break,
                 _ = tick.tick() => {
+                    self.try_store()?;
                     self.controller.handle_tick(self.now());
                     self.metrics.observe(&self.controller);
                     self.publish();
@@ -180,21 +182,11 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Commits, then lets messages and answers out.
+    /// Commits, then lets messages and answers out. What cannot be committed is taken back before anybody hears of it.
     fn settle(&mut self) -> anyhow::Result<()> {
-        let transaction = self.controller.take_transaction();
-        if !transaction.is_empty() {
-            let revision = tokio::task::block_in_place(|| self.store.transact(&transaction))
-                .context("state cannot be written, so nothing more is promised; agents keep what they have")?;
-            self.controller.committed(&transaction, revision);
-            self.metrics.committed();
-            if transaction
-                .changes
-                .keys()
-                .any(|key| key.starts_with("node/"))
-            {
-                self.list();
-            }
+        // What agents said waits for the next try; nothing is decided meanwhile.
+        if self.controller.store_failure().is_none() {
+            self.commit()?;
         }
         while let Some(output) = self.controller.poll_output() {
             self.perform(output);
@@ -203,6 +195,58 @@ impl EventLoop {
             // An operator who went away needs no answer.
             drop(reply.send(answer));
         }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> anyhow::Result<()> {
+        let transaction = self.controller.take_transaction();
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        match tokio::task::block_in_place(|| self.store.transact(&transaction)) {
+            Ok(revision) => {
+                self.controller.committed(&transaction, revision);
+                self.metrics.committed();
+                let listed = |key: &String| key.starts_with("node/");
+                if transaction.changes.keys().any(listed) {
+                    self.list();
+                }
+            }
+            Err(error) => self.take_back(transaction, error.into())?,
+        }
+        Ok(())
+    }
+
+    fn take_back(&mut self, transaction: Transaction, error: anyhow::Error) -> anyhow::Result<()> {
+        let reason = format!("{error:#}");
+        if self.controller.not_written(transaction, reason.clone()) {
+            let read = tokio::task::block_in_place(|| self.store.list(""));
+            let entries = read.context("state can neither be written nor read")?;
+            self.controller.roll_back(&entries, self.now())?;
+            let message = format!("{reason}; nothing was changed");
+            for (_, answer) in &mut self.replies {
+                *answer = Err(Refusal::Refused {
+                    message: message.clone(),
+                });
+            }
+        }
+        self.list();
+        Ok(())
+    }
+
+    /// Tries a store that failed, once a second.
+    fn try_store(&mut self) -> anyhow::Result<()> {
+        if self.controller.store_failure().is_none() {
+            return Ok(());
+        }
+        if let Err(error) = tokio::task::block_in_place(|| self.store.probe()) {
+            let reason = format!("{:#}", anyhow::Error::from(error));
+            self.controller.not_written(Transaction::default(), reason);
+            return Ok(());
+        }
+        self.controller.store_recovered(self.now());
+        self.commit()?;
+        self.publish();
         Ok(())
     }
 
@@ -217,7 +261,7 @@ impl EventLoop {
         self.directory.send_replace(Some(Directory {
             network: self.controller.network().name.clone(),
             targets: Arc::clone(&self.targets),
-            doubt: None,
+            doubt: self.controller.store_failure().map(str::to_owned),
             said: Instant::now(),
         }));
     }

@@ -168,7 +168,7 @@ async fn discovery(State(pages): State<Pages>) -> Response {
     match groups(directory.as_ref(), Instant::now()) {
         Ok(groups) => Json(groups).into_response(),
         Err(doubt) => {
-            warn!(doubt, "/sd was refused, so that Prometheus keeps its list");
+            debug!(doubt, "/sd was refused, so that Prometheus keeps its list");
             (StatusCode::SERVICE_UNAVAILABLE, doubt + "\n").into_response()
         }
     }

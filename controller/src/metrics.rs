@@ -28,6 +28,7 @@ pub struct Metrics {
     view_bytes: IntCounter,
     commits: IntCounter,
     requests: IntCounter,
+    store_healthy: IntGauge,
 }
 
 impl Metrics {
@@ -82,6 +83,10 @@ impl Metrics {
             view_bytes: r.counter("view_sent_bytes_total", "Bytes of views sent to agents.")?,
             commits: r.counter("store_commits_total", "Transactions written to the store.")?,
             requests: r.counter("operator_requests_total", "Requests of operators.")?,
+            store_healthy: r.gauge(
+                "store_healthy",
+                "1 while the store can be written; nothing can be changed while it cannot.",
+            )?,
             registry: registering.registry,
             described: registering.described,
         };
@@ -114,6 +119,8 @@ impl Metrics {
         ] {
             family.with_label_values(&[label]).set(number(count));
         }
+        let healthy = controller.store_failure().is_none();
+        self.store_healthy.set(i64::from(healthy));
         self.count(controller.counters());
     }
 

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use pnsbox_controller_core::store::{Entry, Transaction};
-use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
+
+use crate::failpoint;
 
 /// The file in the state directory.
 pub const FILE: &str = "pnsbox.db";
@@ -33,7 +35,7 @@ pub enum StoreError {
     #[error("the store {} is in use by another pnsbox-controller; wait until it ends, or stop it", .0.display())]
     Locked(PathBuf),
     /// The lock file.
-    #[error("the store's lock {} cannot be taken", path.display())]
+    #[error("the store's lock {} cannot be taken; look whether its directory is there and its file system has room and is mounted for writing", path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,
@@ -60,15 +62,49 @@ pub enum StoreError {
         /// Revision that the writer knew.
         expected: u64,
     },
+    /// The database cannot be opened.
+    #[error("the store {} cannot be opened; {}", path.display(), advice(source))]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A transaction was not written, and changed nothing.
+    #[error("the store {} cannot be written; {}", path.display(), advice(source))]
+    Write {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
     /// SQLite.
     #[error("the store failed")]
     Sqlite(#[from] rusqlite::Error),
+}
+
+/// What a person can do about an error of SQLite.
+fn advice(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            "its file system is full: make room there, then it goes on by itself"
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            "look whether its directory is there and its file system is mounted for writing"
+        }
+        Some(ErrorCode::SystemIoFailure) => "its disk fails: see the kernel's log, and back it up",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            "it is damaged: put the last backup of the state directory back"
+        }
+        _ => "see the reason",
+    }
 }
 
 /// The open store. Nobody else can open it until it is dropped.
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,
+    path: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -77,14 +113,30 @@ impl Store {
     pub fn open(state_dir: &Path, patience: Duration) -> Result<Self, StoreError> {
         let lock = lock(&state_dir.join(LOCK), patience)?;
         let path = state_dir.join(FILE);
-        let mut connection = Connection::open(&path)?;
-        // FULL: a token that was spent stays spent after a power cut.
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        migrate(&mut connection, &path)?;
+        let connection = open(&path).map_err(|error| match error {
+            StoreError::Sqlite(source) => StoreError::Open {
+                path: path.clone(),
+                source,
+            },
+            other => other,
+        })?;
         Ok(Self {
             connection,
+            path,
             _lock: lock,
+        })
+    }
+
+    /// Whether something could be written: a transaction that writes and changes nothing.
+    pub fn probe(&mut self) -> Result<(), StoreError> {
+        let sql =
+            "CREATE TABLE probe (a); INSERT INTO probe VALUES (zeroblob(16384)); DROP TABLE probe";
+        self.named(|store| {
+            let transaction = store
+                .connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(sql)?;
+            Ok(transaction.commit()?)
         })
     }
 
@@ -116,6 +168,27 @@ impl Store {
 
     /// Does all of `transaction` or nothing; returns the new revision.
     pub fn transact(&mut self, transaction: &Transaction) -> Result<u64, StoreError> {
+        failpoint::step("store_before_transaction");
+        let revision = self.named(|store| store.write(transaction))?;
+        failpoint::step("store_after_commit");
+        Ok(revision)
+    }
+
+    /// Names the database in what SQLite says.
+    fn named<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        write(self).map_err(|error| match error {
+            StoreError::Sqlite(source) => StoreError::Write {
+                path: self.path.clone(),
+                source,
+            },
+            other => other,
+        })
+    }
+
+    fn write(&mut self, transaction: &Transaction) -> Result<u64, StoreError> {
         let sql = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -144,8 +217,10 @@ impl Store {
                     });
                 }
                 write.execute(params![key, change.value, revision])?;
+                failpoint::step("store_between_writes");
             }
         }
+        failpoint::step("store_before_commit");
         sql.commit()?;
         Ok(revision.cast_unsigned())
     }
@@ -177,6 +252,15 @@ fn lock(path: &Path, patience: Duration) -> Result<Flock<File>, StoreError> {
 /// How often the lock is tried: a command's work takes a few milliseconds.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path)?;
+    // FULL: a token that was spent stays spent after a power cut.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let done: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let known: u32 = MIGRATIONS.iter().map(|_| 1).sum();
@@ -194,6 +278,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         let sql = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         sql.execute_batch(step)?;
         sql.pragma_update(None, "user_version", number)?;
+        failpoint::step("store_mid_migration");
         sql.commit()?;
     }
     Ok(())
@@ -221,14 +306,14 @@ mod tests {
         transaction.set(key.to_owned(), expected, Some(value.to_owned()));
     }
 
-    fn open(folder: &tempfile::TempDir) -> Store {
+    fn reopen(folder: &tempfile::TempDir) -> Store {
         Store::open(folder.path(), Duration::ZERO).unwrap()
     }
 
     #[test]
     fn what_was_committed_is_there_after_reopening() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = open(&folder);
+        let mut store = reopen(&folder);
         let mut first = Transaction::default();
         put(&mut first, "node/a/1", 0, "one");
         put(&mut first, "node/b/1", 0, "two");
@@ -236,7 +321,7 @@ mod tests {
         assert_eq!(store.transact(&first).unwrap(), 1);
         drop(store);
 
-        let store = open(&folder);
+        let store = reopen(&folder);
         assert_eq!(
             store.get("node/a/1").unwrap().unwrap().value.as_deref(),
             Some("one")
@@ -254,7 +339,7 @@ mod tests {
     #[test]
     fn a_conflict_writes_nothing_at_all() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = open(&folder);
+        let mut store = reopen(&folder);
         let mut first = Transaction::default();
         put(&mut first, "b", 0, "old");
         store.transact(&first).unwrap();
@@ -280,7 +365,7 @@ mod tests {
     #[test]
     fn a_deletion_is_a_change_and_a_deleted_key_can_come_back() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = open(&folder);
+        let mut store = reopen(&folder);
         let mut change = Transaction::default();
         put(&mut change, "a", 0, "1");
         store.transact(&change).unwrap();
@@ -305,7 +390,7 @@ mod tests {
     #[test]
     fn two_owners_cannot_be_and_a_newer_schema_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let store = open(&folder);
+        let store = reopen(&folder);
         assert!(matches!(
             Store::open(folder.path(), Duration::from_millis(50)),
             Err(StoreError::Locked(_))

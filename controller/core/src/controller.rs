@@ -7,6 +7,7 @@ mod enrol;
 mod founding;
 mod operate;
 mod said;
+mod storing;
 #[cfg(test)]
 mod tests;
 
@@ -105,6 +106,7 @@ pub struct Controller {
     outputs: VecDeque<Output>,
     counters: Counters,
     serving: bool,
+    store_failure: Option<String>,
 }
 
 /// Why stored state and key cannot make a controller.
@@ -146,6 +148,7 @@ impl Controller {
             outputs: VecDeque::new(),
             counters: Counters::default(),
             serving: false,
+            store_failure: None,
         })
     }
 

@@ -230,6 +230,24 @@ impl Image {
         std::mem::take(&mut self.pending)
     }
 
+    /// `transaction`, taken before, was not written; what changed since stands.
+    pub fn put_back(&mut self, transaction: Transaction) {
+        let since = std::mem::replace(&mut self.pending, transaction);
+        for (key, change) in since.changes {
+            self.pending.set(key, change.expected, change.value);
+        }
+    }
+
+    /// Drops what is remembered of agents whose join was taken back.
+    pub fn forget_agents_without_node(&mut self) {
+        let nodes = &self.registry.nodes;
+        self.agents.retain(|node, _| nodes.contains_key(node));
+        self.pending.changes.retain(|key, _| {
+            let node = key.strip_prefix("agent/").and_then(|n| n.parse().ok());
+            node.is_none_or(|node: NodeName| nodes.contains_key(&node))
+        });
+    }
+
     /// `transaction` is on disk.
     pub fn committed(&mut self, transaction: &Transaction, revision: u64) {
         for (key, change) in &transaction.changes {

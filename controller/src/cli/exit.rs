@@ -95,7 +95,9 @@ fn code_of(error: &anyhow::Error) -> u8 {
             match store {
                 StoreError::Locked(_) | StoreError::Conflict { .. } => return TRY_AGAIN,
                 StoreError::TooNew { .. } => return CONFIG,
-                StoreError::Sqlite(_) => return IO_ERROR,
+                StoreError::Open { .. } | StoreError::Write { .. } | StoreError::Sqlite(_) => {
+                    return IO_ERROR;
+                }
                 StoreError::Lock { .. } => {}
             }
         }

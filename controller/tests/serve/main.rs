@@ -6,6 +6,7 @@
 )]
 
 mod datagrams;
+mod disk;
 mod frames;
 mod pages;
 mod program;

@@ -83,16 +83,49 @@ impl Place {
         self.command(arguments).output().unwrap()
     }
 
+    /// The same where the state directory is mounted for reading only.
+    pub(crate) fn run_read_only(&self, arguments: &[&str]) -> Output {
+        let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+        self.in_own_mounts(script, &self.command(arguments))
+            .output()
+            .unwrap()
+    }
+
     /// Starts `serve` with this log level, and waits until it answers.
     pub(crate) fn serve(&self, level: &str) -> Serving {
+        let mut command = self.command(&["serve"]);
+        command.env("RUST_LOG", level);
+        self.start(command)
+    }
+
+    /// Makes a network on a file system of that `size` which only `serve` sees, and starts `serve`.
+    pub(crate) fn serve_on_tmpfs(&self, size: &str) -> Serving {
+        let script = format!(
+            "mkdir -p \"$0\" && mount -t tmpfs -o mode=700,size={size} tmpfs \"$0\" && \
+             \"$1\" \"$2\" \"$3\" init --network pns --address 203.0.113.10:443 && exec \"$@\""
+        );
+        self.start(self.in_own_mounts(&script, &self.command(&["serve"])))
+    }
+
+    /// `script` in a mount namespace of its own, with the state directory as `$0` and the `command` as `$@`.
+    fn in_own_mounts(&self, script: &str, command: &Command) -> Command {
+        let mut shell = Command::new("unshare");
+        shell
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(self.state_dir())
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(Stdio::null());
+        shell
+    }
+
+    fn start(&self, mut command: Command) -> Serving {
         let log = File::options()
             .append(true)
             .create(true)
             .open(self.log())
             .unwrap();
-        let mut command = self.command(&["serve"]);
         let child = command
-            .env("RUST_LOG", level)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()

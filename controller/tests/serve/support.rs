@@ -186,45 +186,7 @@ impl Running {
 
     /// Dials and greets as the box whose key is made of `seed`.
     pub(crate) async fn connect(&self, seed: u8, disk: &Disk) -> Agent {
-        let endpoint = dial::endpoint(Ipv4Addr::LOCALHOST, seed);
-        let connection = endpoint
-            .connect(self.agents_at, "pnsbox")
-            .unwrap()
-            .await
-            .unwrap();
-        let (send, receive) = connection.open_bi().await.unwrap();
-        let mut agent = Agent {
-            root: Digest([0; 32]),
-            controller: peer_key(&connection).unwrap(),
-            connection,
-            _endpoint: endpoint,
-            sender: FramedSender::new(send),
-            receiver: FramedReceiver::new(receive),
-        };
-        let software = "0.1.0".to_owned();
-        agent
-            .say(&ToController::Hello {
-                protocol: PROTOCOL_VERSION,
-                software,
-                view: disk.digest,
-            })
-            .await;
-        let ToAgent::Welcome {
-            root,
-            certificate,
-            observed,
-            ..
-        } = agent.hear().await
-        else {
-            panic!("welcome comes first")
-        };
-        // What an agent judges before it says anything secret.
-        let certificate: ControllerCertificate = certificate.open(&root).unwrap();
-        assert_eq!(certificate.controller, agent.controller);
-        assert_eq!(certificate.network.as_str(), "pns");
-        assert_eq!(observed.ip(), Ipv4Addr::LOCALHOST);
-        agent.root = root.fingerprint();
-        agent
+        connect(self.agents_at, seed, disk).await
     }
 
     pub(crate) async fn join(
@@ -250,6 +212,45 @@ impl Running {
         agent.take_view(&mut disk).await;
         (agent, disk)
     }
+}
+
+/// Dials the controller at `to` and greets as the box whose key is made of `seed`.
+pub(crate) async fn connect(to: SocketAddr, seed: u8, disk: &Disk) -> Agent {
+    let endpoint = dial::endpoint(Ipv4Addr::LOCALHOST, seed);
+    let connection = endpoint.connect(to, "pnsbox").unwrap().await.unwrap();
+    let (send, receive) = connection.open_bi().await.unwrap();
+    let mut agent = Agent {
+        root: Digest([0; 32]),
+        controller: peer_key(&connection).unwrap(),
+        connection,
+        _endpoint: endpoint,
+        sender: FramedSender::new(send),
+        receiver: FramedReceiver::new(receive),
+    };
+    let software = "0.1.0".to_owned();
+    agent
+        .say(&ToController::Hello {
+            protocol: PROTOCOL_VERSION,
+            software,
+            view: disk.digest,
+        })
+        .await;
+    let ToAgent::Welcome {
+        root,
+        certificate,
+        observed,
+        ..
+    } = agent.hear().await
+    else {
+        panic!("welcome comes first")
+    };
+    // What an agent judges before it says anything secret.
+    let certificate: ControllerCertificate = certificate.open(&root).unwrap();
+    assert_eq!(certificate.controller, agent.controller);
+    assert_eq!(certificate.network.as_str(), "pns");
+    assert_eq!(observed.ip(), Ipv4Addr::LOCALHOST);
+    agent.root = root.fingerprint();
+    agent
 }
 
 impl Agent {

@@ -70,6 +70,12 @@ impl Controller {
         request: &JoinRequest,
         now: Now,
     ) -> Result<(NodeName, Vec<NodeName>), JoinRefusal> {
+        if self.store_failure.is_some() {
+            let reason = "it cannot write its state now; the anchor is as good as before: try again later, or tell its operator";
+            return Err(JoinRefusal::Invalid {
+                reason: reason.to_owned(),
+            });
+        }
         let registry = &self.image.registry;
         let digest = request.token.digest();
         let name = match registry.judge_token(digest, &key, now.wall)? {

@@ -30,6 +30,9 @@ impl Controller {
         now: Now,
         random: [u8; 16],
     ) -> Result<Answer, Refusal> {
+        if let Some(refusal) = self.unwritable(&request) {
+            return Err(refusal);
+        }
         match request {
             Request::AgencyAdd {
                 name,
@@ -74,14 +77,13 @@ impl Controller {
                 })
             }
             Request::Apply { policy } => self.apply(&policy, who, now),
-            Request::Status => Ok(Answer::Status {
-                fleet: Box::new(fleet::status(
-                    &self.image,
-                    &self.live,
-                    now.wall,
-                    self.serving,
-                )),
-            }),
+            Request::Status => {
+                let mut fleet = fleet::status(&self.image, &self.live, now.wall, self.serving);
+                fleet.warnings.extend(self.store_failure.clone());
+                Ok(Answer::Status {
+                    fleet: Box::new(fleet),
+                })
+            }
         }
     }
 
