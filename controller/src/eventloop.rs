@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use crate::agents::Agent;
+use crate::failpoint;
 use crate::http::Directory;
 use crate::keys;
 use crate::metrics::Metrics;
@@ -191,6 +192,9 @@ impl EventLoop {
         while let Some(output) = self.controller.poll_output() {
             self.perform(output);
         }
+        if !self.replies.is_empty() {
+            failpoint::step("loop_before_replies");
+        }
         for (reply, answer) in self.replies.drain(..) {
             // An operator who went away needs no answer.
             drop(reply.send(answer));
@@ -207,6 +211,7 @@ impl EventLoop {
             Ok(revision) => {
                 self.controller.committed(&transaction, revision);
                 self.metrics.committed();
+                failpoint::step("loop_before_outputs");
                 let listed = |key: &String| key.starts_with("node/");
                 if transaction.changes.keys().any(listed) {
                     self.list();

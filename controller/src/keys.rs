@@ -1,19 +1,25 @@
 //! Secret keys on disk: one line of 64 hexadecimal digits, readable by the owner only.
 
-use std::fs::{DirBuilder, File, Permissions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::fs::{DirBuilder, File};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use ed25519_dalek::SigningKey;
-use pnsbox_proto::key::{hex_decode, hex_encode};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use zeroize::Zeroizing;
+
+use crate::failpoint;
 
 /// The controller's key in the state directory.
 pub const CONTROLLER_KEY: &str = "controller.key";
 
 /// The root key in the state directory, until it is taken offline.
 pub const ROOT_KEY: &str = "root.key";
+
+/// Hexadecimal digits of a key.
+const DIGITS: usize = 64;
 
 /// Reads a key.
 pub fn load(path: &Path) -> anyhow::Result<SigningKey> {
@@ -27,12 +33,20 @@ pub fn load(path: &Path) -> anyhow::Result<SigningKey> {
             path.display()
         );
     }
-    let text = std::fs::read_to_string(path).with_context(place)?;
-    let seed = hex_decode(text.trim()).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    match seed {
+    // One buffer, erased when dropped; a longer file is no key.
+    let mut text = Zeroizing::new([0; 2 * DIGITS]);
+    let mut length = 0;
+    let mut file = File::open(path).with_context(place)?;
+    while let Some(rest) = text.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest).with_context(place)? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    match seed(text[..length].trim_ascii()) {
         Some(seed) => Ok(SigningKey::from_bytes(&seed)),
         None => bail!(
-            "{} is no key: 64 hexadecimal digits expected",
+            "{} is no key: 64 hexadecimal digits expected; put the file back from its copy",
             path.display()
         ),
     }
@@ -45,6 +59,12 @@ pub fn load_or_make(path: &Path) -> anyhow::Result<SigningKey> {
         Err(error) if error.kind() == ErrorKind::NotFound => make(path),
         Err(error) => Err(error).with_context(|| format!("{} cannot be looked at", path.display())),
     }
+}
+
+/// No core file of this process, and no other process of its user reads its memory.
+pub fn forbid_dumps() -> nix::Result<()> {
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
+    nix::sys::prctl::set_dumpable(false)
 }
 
 /// Makes a directory that only the owner enters.
@@ -63,24 +83,83 @@ pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// Makes a key: written beside its place, and moved there when it is on the disk. A program killed at any step
+/// leaves no key or all of it, and what lies beside is overwritten by the next.
 fn make(path: &Path) -> anyhow::Result<SigningKey> {
-    let key = SigningKey::from_bytes(&random()?);
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    let seed = Zeroizing::new(random()?);
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.as_file()
-            .set_permissions(Permissions::from_mode(0o600))?;
-        writeln!(file, "{}", hex_encode(key.as_bytes()))?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path)?;
+        match std::fs::remove_file(beside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        failpoint::step("key_before_write");
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(0o600);
+        let mut file = options.open(beside)?;
+        let written = file.write_all(line(&seed).as_slice());
+        failpoint::step("key_after_write_before_fsync");
+        let written = written.and_then(|()| file.sync_all());
+        failpoint::step("key_after_fsync_before_rename");
+        let written = written.and_then(|()| {
+            Ok(renameat2(
+                AT_FDCWD,
+                beside,
+                AT_FDCWD,
+                path,
+                RenameFlags::RENAME_NOREPLACE,
+            )?)
+        });
+        if written.is_err() {
+            // A part of a key is of no use to anybody; what could not be written is told.
+            drop(std::fs::remove_file(beside));
+        }
+        written?;
+        failpoint::step("key_after_rename_before_dirsync");
         File::open(folder)?.sync_all()
     };
-    write().with_context(|| format!("the key {} cannot be written", path.display()))?;
-    Ok(key)
+    write().with_context(|| {
+        format!(
+            "the key {} cannot be written; look whether its file system has room and is mounted for writing",
+            path.display()
+        )
+    })?;
+    Ok(SigningKey::from_bytes(&seed))
+}
+
+/// The seed as it stands in the file. Digit by digit, so that no copy is left behind.
+fn line(seed: &[u8; 32]) -> Zeroizing<[u8; DIGITS + 1]> {
+    let digit = |value: u8| b"0123456789abcdef"[usize::from(value & 0xf)];
+    let mut text = Zeroizing::new([b'\n'; DIGITS + 1]);
+    for (pair, byte) in text.chunks_exact_mut(2).zip(seed) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(*byte)]);
+    }
+    text
+}
+
+fn seed(digits: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    if digits.len() != DIGITS {
+        return None;
+    }
+    let mut seed = Zeroizing::new([0; 32]);
+    for (byte, pair) in seed.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::try_from(value(pair[0])? << 4 | value(pair[1])?).ok()?;
+    }
+    Some(seed)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -89,6 +168,11 @@ mod tests {
         let path = folder.path().join(ROOT_KEY);
         let made = load_or_make(&path).unwrap();
         assert_eq!(load_or_make(&path).unwrap(), made);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            format!("{}\n", pnsbox_proto::key::hex_encode(made.as_bytes()))
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
 
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();

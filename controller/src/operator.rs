@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::config::Config;
 use crate::eventloop::Event;
+use crate::failpoint;
 use crate::keys;
 use crate::store::{Store, StoreError};
 
@@ -169,6 +170,7 @@ fn ask_store(config: &Config, request: &Request) -> anyhow::Result<Result<Answer
     if !transaction.is_empty() {
         store.transact(&transaction)?;
     }
+    failpoint::step("command_before_answer");
     Ok(answer)
 }
 

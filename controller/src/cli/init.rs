@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::{InitArgs, exit, mistakes};
 use crate::config::Config;
+use crate::failpoint;
 use crate::keys;
 use crate::store::{FILE, LOCK, Store};
 
@@ -29,6 +30,7 @@ pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Resul
         return Err(mistakes(wrong));
     }
     keys::private_dir(&config.state_dir)?;
+    failpoint::step("init_before_store");
     let mut store = Store::open(&config.state_dir, Duration::from_millis(200))?;
     if let Some(entry) = store.get("network")? {
         let there: Network = serde_json::from_str(entry.value.as_deref().unwrap_or_default())?;
@@ -51,7 +53,9 @@ pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Resul
         );
     }
     let root = keys::load_or_make(&root_path)?;
+    failpoint::step("init_between_keys");
     let controller = keys::load_or_make(&controller_path)?;
+    failpoint::step("init_before_network");
     let who = format!("uid {}", nix::unistd::getuid());
     let now = UnixTime::from(SystemTime::now());
     store.transact(&founding.transaction(&root, &controller, &who, now))?;

@@ -19,7 +19,10 @@ impl Controller {
     /// If it only remembered what agents said, it waits here for the next that is taken.
     pub fn not_written(&mut self, transaction: Transaction, reason: String) -> bool {
         if self.store_failure.is_none() {
-            error!(reason, "state cannot be written: nothing can be changed until it can; agents keep what they have");
+            error!(
+                reason,
+                "state cannot be written: nothing can be changed until it can; agents keep what they have"
+            );
         }
         self.store_failure = Some(reason);
         let decided = transaction
