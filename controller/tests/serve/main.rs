@@ -11,6 +11,8 @@ mod frames;
 mod pages;
 mod program;
 mod random;
+mod restarts;
+mod secrets;
 mod sessions;
 mod strangers;
 mod support;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::PATIENCE;
@@ -119,7 +119,8 @@ impl Place {
         shell
     }
 
-    fn start(&self, mut command: Command) -> Serving {
+    /// Starts what serves, and waits until it answers.
+    pub(crate) fn start(&self, mut command: Command) -> Serving {
         let log = File::options()
             .append(true)
             .create(true)
@@ -149,6 +150,11 @@ impl Place {
 impl Serving {
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Most memory that it ever had, in MiB.
