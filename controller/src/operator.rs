@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -59,15 +60,24 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// Answers commands until dropped.
 pub async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
+    let complaints = Arc::new(Mutex::new(Complaints::default()));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let events = events.clone();
+                let (events, complaints) = (events.clone(), Arc::clone(&complaints));
                 tokio::spawn(async move {
-                    match tokio::time::timeout(WITHIN, converse(stream, events)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => debug!("a command was not answered: {error:#}"),
-                        Err(_) => debug!("a command was not answered in time"),
+                    let error = match tokio::time::timeout(WITHIN, converse(stream, events)).await {
+                        Ok(Ok(())) => return,
+                        Ok(Err(error)) => format!("{error:#}"),
+                        Err(_) => format!("it took more than {} s", WITHIN.as_secs()),
+                    };
+                    let untold = complaints
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .another(Instant::now());
+                    match untold {
+                        Some(untold) => warn!(error, untold, "a command was not answered"),
+                        None => debug!(error, "a command was not answered"),
                     }
                 });
             }
@@ -79,19 +89,50 @@ pub async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
     }
 }
 
+/// One warning a minute, however often something fails.
+#[derive(Debug, Default)]
+struct Complaints {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Complaints {
+    /// Whether this one is told; then how many before were not.
+    fn another(&mut self, now: Instant) -> Option<u64> {
+        let recently = |told: Instant| now.saturating_duration_since(told) < BETWEEN_COMPLAINTS;
+        if self.told.is_some_and(recently) {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+/// A log that fills hides everything else.
+const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(60);
+
 async fn converse(mut stream: UnixStream, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
     let who = format!("uid {}", stream.peer_cred()?.uid());
     let (receive, mut send) = stream.split();
-    let mut line = String::new();
+    let mut line = Vec::new();
     tokio::io::BufReader::new(receive.take(MAX_REQUEST_BYTES))
-        .read_line(&mut line)
+        .read_until(b'\n', &mut line)
         .await?;
     if line.is_empty() {
         // Only looking whether somebody is there.
         return Ok(());
     }
-    let request =
-        Box::new(serde_json::from_str::<Request>(&line).context("the request cannot be read")?);
+    let request = match serde_json::from_slice::<Request>(&line) {
+        Ok(request) => Box::new(request),
+        Err(error) => {
+            let message = format!(
+                "the request cannot be read: {error}; is the command of another version than the controller?"
+            );
+            let refusal: Result<Answer, Refusal> = Err(Refusal::Refused { message });
+            return Ok(send.write_all(&line_of(&refusal)?).await?);
+        }
+    };
     let (reply, answer) = oneshot::channel();
     events
         .send(Event::Request {
@@ -101,10 +142,15 @@ async fn converse(mut stream: UnixStream, events: mpsc::Sender<Event>) -> anyhow
         })
         .await
         .context("the controller stops")?;
-    let mut text = serde_json::to_vec(&answer.await.context("the controller stops")?)?;
-    text.push(b'\n');
-    send.write_all(&text).await?;
+    let answer = answer.await.context("the controller stops")?;
+    send.write_all(&line_of(&answer)?).await?;
     Ok(())
+}
+
+fn line_of(answer: &Result<Answer, Refusal>) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(answer)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Asks the controller that serves, or looks at the store itself if none does.
@@ -194,4 +240,23 @@ pub fn open(config: &Config, patience: Duration) -> anyhow::Result<(Controller, 
 fn no_network(config: &Config) -> anyhow::Error {
     anyhow::Error::new(pnsbox_controller_core::image::LoadError::NoNetwork)
         .context(format!("{} holds no network", config.state_dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_complaint_a_minute_counts_the_others() {
+        let mut complaints = Complaints::default();
+        let begun = Instant::now();
+        assert_eq!(complaints.another(begun), Some(0));
+        for second in 1..60 {
+            assert_eq!(
+                complaints.another(begun + Duration::from_secs(second)),
+                None
+            );
+        }
+        assert_eq!(complaints.another(begun + BETWEEN_COMPLAINTS), Some(59));
+    }
 }

@@ -107,6 +107,7 @@ pub struct Controller {
     counters: Counters,
     serving: bool,
     store_failure: Option<String>,
+    ticked: UnixTime,
 }
 
 /// Why stored state and key cannot make a controller.
@@ -149,12 +150,17 @@ impl Controller {
             counters: Counters::default(),
             serving: false,
             store_failure: None,
+            ticked: UnixTime(0),
         })
     }
 
     /// Sessions will come. Plans anew, in case this version plans otherwise than the last one.
     pub fn begin_serving(&mut self, now: Now) {
         self.serving = true;
+        self.ticked = now.wall;
+        if let Some(broken) = &self.image.audit_broken {
+            error!(%broken, "who did what can no longer be proved; compare with a backup of the state directory");
+        }
         let draft = self.image.draft();
         let deed = Deed {
             who: "controller",
@@ -239,6 +245,7 @@ impl Controller {
 
     /// Time went by; about once a second.
     pub fn handle_tick(&mut self, now: Now) {
+        self.ticked = now.wall;
         let idle = |session: &Session| {
             session.node.is_none() && now.monotonic.saturating_sub(session.since) >= UNJOINED_LIFE
         };
@@ -288,7 +295,7 @@ impl Controller {
         )
     }
 
-    /// Number of joined nodes by state.
+    /// Number of nodes by state, as of the last tick.
     pub fn node_states(&self) -> BTreeMap<NodeState, usize> {
         let mut counts: BTreeMap<NodeState, usize> = NodeState::ALL.map(|state| (state, 0)).into();
         for name in self.image.registry.nodes.keys() {
@@ -297,8 +304,11 @@ impl Controller {
                 .or_default() += 1;
         }
         let invitations = self.image.registry.invitations.values();
-        let waiting = invitations
-            .filter(|i| i.spent.is_none() && !self.image.registry.nodes.contains_key(&i.node));
+        let waiting = invitations.filter(|i| {
+            i.spent.is_none()
+                && i.expires > self.ticked
+                && !self.image.registry.nodes.contains_key(&i.node)
+        });
         counts.insert(NodeState::Invited, waiting.count());
         counts
     }
@@ -487,6 +497,11 @@ impl Controller {
                 Ok(frame) => u64::try_from(frame.len()).unwrap_or(u64::MAX),
                 Err(reason) => {
                     error!(%node, version = wanted.version, %reason, "a view cannot be sent");
+                    let live = self.live.entry(node.clone()).or_default();
+                    live.unsendable = Some(Refused {
+                        version: wanted.version,
+                        reason: reason.to_string(),
+                    });
                     continue;
                 }
             };

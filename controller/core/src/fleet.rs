@@ -35,6 +35,8 @@ pub struct Live {
     pub view_bytes_sent: u64,
     /// Records of its view that it could not read.
     pub quarantined: Vec<String>,
+    /// A view of it that cannot be sent, and why.
+    pub unsendable: Option<Refused>,
 }
 
 /// The whole fleet.
@@ -246,6 +248,15 @@ fn findings(status: &NodeStatus, live: &Live) -> Vec<(Urgency, String)> {
         let text = format!(
             "{name} refused view {} and keeps view {}: {}",
             refused.version, status.view_applied, refused.reason
+        );
+        findings.push((Urgency::ViewRefused, text));
+    }
+    if let Some(view) = &live.unsendable
+        && view.version == status.view_wanted
+    {
+        let text = format!(
+            "{name} cannot be sent view {}: {}; it keeps view {}, give it fewer links or shorter openings",
+            view.version, view.reason, status.view_applied
         );
         findings.push((Urgency::ViewRefused, text));
     }

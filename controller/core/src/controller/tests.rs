@@ -3,6 +3,7 @@
 mod enrolment;
 mod policy;
 mod sessions;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
