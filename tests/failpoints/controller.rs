@@ -1,6 +1,8 @@
 //! `pnsbox-controller`, killed while it makes keys, makes its network, changes and answers.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -43,20 +45,28 @@ const CHANGE: [(&str, bool); 5] = [
     ("store_after_commit=return", true),
 ];
 
-struct Place(PathBuf);
+struct Place {
+    folder: PathBuf,
+    http_at: SocketAddr,
+}
 
 impl Place {
     fn new(folder: &Path) -> Self {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let http_at = free.local_addr().unwrap();
         let text = format!(
-            "listen = [\"127.0.0.1:0\"]\nstate_dir = \"{0}/state\"\nsocket = \"{0}/run/socket\"\n[http]\nlisten = \"127.0.0.1:0\"\n",
+            "listen = [\"127.0.0.1:0\"]\nstate_dir = \"{0}/state\"\nsocket = \"{0}/run/socket\"\n[http]\nlisten = \"{http_at}\"\n",
             folder.display()
         );
         std::fs::write(folder.join("controller.toml"), text).unwrap();
-        Self(folder.to_owned())
+        Self {
+            folder: folder.to_owned(),
+            http_at,
+        }
     }
 
     fn state(&self) -> PathBuf {
-        self.0.join("state")
+        self.folder.join("state")
     }
 
     fn command(&self, failpoints: &str, arguments: &[&str]) -> Command {
@@ -65,7 +75,7 @@ impl Place {
         let mut command = Command::new(folder.join("pnsbox-controller"));
         command
             .arg("--config")
-            .arg(self.0.join("controller.toml"))
+            .arg(self.folder.join("controller.toml"))
             .args(arguments)
             .env("FAILPOINTS", failpoints)
             .stdin(Stdio::null())
@@ -110,6 +120,14 @@ impl Place {
         assert_eq!(status["warnings"], none, "the audit chain is whole");
         let store = Store::open(&self.state(), PATIENCE).unwrap();
         words.map(|word| store.list(word).unwrap().len())
+    }
+
+    fn page(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.http_at).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
     }
 
     /// What lies in the state directory.
@@ -194,7 +212,7 @@ impl Serving {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut serving = Self(child.spawn().unwrap());
         let begun = Instant::now();
-        let socket = place.0.join("run/socket");
+        let socket = place.folder.join("run/socket");
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             assert_eq!(serving.0.try_wait().unwrap(), None, "{failpoints}");
             assert!(begun.elapsed() < PATIENCE, "{failpoints}");
@@ -242,4 +260,37 @@ fn a_serving_controller_killed_at_any_step_changed_all_or_nothing() {
         assert_ok(&place.run("", &["agency", "list"]));
         drop(serving);
     }
+}
+
+#[test]
+fn a_controller_that_hangs_gives_no_list_of_targets() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::new(folder.path());
+    assert_ok(&place.init(""));
+    let serving = Serving::start(&place, "store_before_commit=pause");
+    assert!(place.page("/sd").starts_with("HTTP/1.1 200 OK"));
+    let mut add = place
+        .command(
+            "",
+            &["agency", "add", "kab-demak", "--prefix", "10.44.0.0/16"],
+        )
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    loop {
+        let page = place.page("/sd");
+        if page.starts_with("HTTP/1.1 503") {
+            assert!(
+                page.contains("the controller's core has not answered for"),
+                "{page}"
+            );
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{page}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(place.page("/metrics").starts_with("HTTP/1.1 200 OK"));
+    drop(serving);
+    assert!(!add.wait().unwrap().success(), "nothing was promised");
+    assert_eq!(place.entries(["agency/", "audit/"]), [0, 1]);
 }
