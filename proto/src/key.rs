@@ -117,7 +117,8 @@ pub fn hex_encode(bytes: &[u8]) -> String {
 
 /// The bytes of a hexadecimal text, or `None`.
 pub fn hex_decode(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+    // `from_str_radix` takes a sign as well.
+    if !text.bytes().all(|b| b.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len())
@@ -144,6 +145,10 @@ mod tests {
         for bad in ["", "zz", "é", "ba78"] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
+        assert!(
+            "+f".repeat(32).parse::<Digest>().is_err(),
+            "a sign is no digit"
+        );
         assert!("AAAA".parse::<WireguardKey>().is_err());
     }
 }
