@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use pnsbox_controller_core::reader::{Mistake, Reader};
+use pnsbox_controller_core::reader::{Mistake, Reader, one_line};
 use pnsbox_proto::{CONTROL_PORT, CONTROLLER_HTTP_PORT};
 use serde_json::Value;
 
@@ -123,7 +123,7 @@ pub fn table(path: &Path, text: &str) -> Result<Value, FileMistakes> {
             .next()
             .map_or(0, |line| line.chars().count())
             + 1;
-        let what = error.message().replace('\n', ", ");
+        let what = one_line(&error.message().replace('\n', ", "));
         FileMistakes(vec![format!("{}:{line}:{column}: {what}", path.display())])
     })
 }
@@ -178,6 +178,16 @@ mod tests {
             assert!(lines.contains(line), "{line}\nin\n{lines}");
         }
         assert_eq!(lines.lines().count(), 5, "{lines}");
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_whatever_was_written() {
+        let text = "\"a\\nb\" = 1\n\"c\\u009b\" = 2\nstate_dir = \"\\u009b[2J\"\n";
+        let lines = Config::parse(Path::new("c.toml"), text).unwrap_err().0;
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        for line in lines {
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
     }
 
     #[test]

@@ -62,11 +62,31 @@ impl fmt::Display for Mistake {
         if !self.table.is_empty() {
             write!(f, "[{}] ", self.table)?;
         }
-        match (&self.value, self.key.is_empty()) {
-            (Some(value), _) => write!(f, "{} = {value}: ", self.key)?,
-            (None, false) => write!(f, "{}: ", self.key)?,
+        let key = one_line(&self.key);
+        match (&self.value, key.is_empty()) {
+            (Some(value), _) => write!(f, "{key} = {}: ", one_line(value))?,
+            (None, false) => write!(f, "{key}: ")?,
             (None, true) => {}
         }
-        f.write_str(&self.rule)
+        f.write_str(&one_line(&self.rule))
     }
 }
+
+/// What a person wrote, or a parser said of it, as part of one line: control characters as escapes, long texts cut.
+fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars().take(MAX_CHARS) {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    if text.chars().nth(MAX_CHARS).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// Enough to recognise a value; every rule is shorter.
+const MAX_CHARS: usize = 400;

@@ -76,6 +76,18 @@ endpoint = "10.33.1.10"
 }
 
 #[test]
+fn a_mistake_is_one_line_whatever_was_written() {
+    let text = "\"a\\nb\" = \"c\\u001b[2J\"\nlog.level = '''\nlo\nud'''\n[http]\nport = \"X\"\n";
+    let text = text.replace('X', &"x".repeat(100_000));
+    let (_dir, errors) = mistakes(&text);
+    assert_eq!(errors.lines().len(), 3, "{errors}");
+    for line in errors.lines() {
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(line.len() < 1000, "{} bytes", line.len());
+    }
+}
+
+#[test]
 fn each_rule_refuses() {
     for (text, expected) in [
         ("state_dir = 5", "state_dir = 5: must be an absolute path"),
