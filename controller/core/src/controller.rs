@@ -384,7 +384,7 @@ impl Controller {
         });
         let Some(node) = node else { return };
         self.occupy(id, node.clone(), now);
-        self.live.entry(node.clone()).or_default().software = Some(software);
+        self.live.entry(node.clone()).or_default().software = Some(said::line(&software));
         self.push(&[node].into(), now);
     }
 

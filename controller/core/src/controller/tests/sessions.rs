@@ -54,6 +54,25 @@ fn an_agent_that_has_the_view_gets_nothing_also_after_a_restart() {
 }
 
 #[test]
+fn what_a_box_says_of_its_software_cannot_drive_a_terminal() {
+    let (mut world, first, _second) = pair();
+    let (session, key) = (world.sessions + 1, identity(first.seed));
+    let observed = "198.51.100.7:40000".parse().unwrap();
+    world
+        .controller
+        .handle_connected(session, key, observed, world.now());
+    let hello = ToController::Hello {
+        protocol: 1,
+        software: "0.1\u{1b}[2J".to_owned(),
+        view: None,
+    };
+    world.controller.handle_message(session, hello, world.now());
+    world.settle();
+    let software = world.node_status("kab-demak/gw1").software;
+    assert_eq!(software.as_deref(), Some("0.1 [2J"));
+}
+
+#[test]
 fn what_changed_while_an_agent_was_away_is_sent_as_one_delta() {
     let (mut world, mut first, _second) = pair();
     world.disconnect(&first);
