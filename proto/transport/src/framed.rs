@@ -3,16 +3,17 @@
 use std::marker::PhantomData;
 
 use pnsbox_proto::frame::{self, FrameError, HEADER_BYTES};
-use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
+use quinn::{RecvStream, SendStream, WriteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum FramedError {
     /// The stream or its connection ended.
     #[error("the connection was lost")]
-    Read(#[from] ReadExactError),
+    Read(#[from] std::io::Error),
     /// The stream or its connection ended.
     #[error("the connection was lost")]
     Write(#[from] WriteError),
@@ -55,16 +56,16 @@ impl<M: Serialize> FramedSender<M> {
     }
 }
 
-/// Receives messages of type `M`.
+/// Receives messages of type `M`; of a QUIC stream, or of bytes in a test.
 #[derive(Debug)]
-pub struct FramedReceiver<M> {
-    stream: RecvStream,
+pub struct FramedReceiver<M, S = RecvStream> {
+    stream: S,
     message: PhantomData<fn() -> M>,
 }
 
-impl<M: DeserializeOwned> FramedReceiver<M> {
+impl<M: DeserializeOwned, S: AsyncRead + Unpin> FramedReceiver<M, S> {
     /// Takes over the stream.
-    pub fn new(stream: RecvStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self {
             stream,
             message: PhantomData,
