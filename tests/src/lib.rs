@@ -1,3 +1,5 @@
-//! Worlds for tests. So far one: the [`lab`] of network namespaces, with the real binaries and real servers.
+//! Worlds for tests: the [`lab`] of network namespaces, with the real binaries and real servers,
+//! and [`fuzz`], which throws bytes at what reads them.
 
+pub mod fuzz;
 pub mod lab;

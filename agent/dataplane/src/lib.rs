@@ -13,6 +13,8 @@
 //! | What is counted? | [`counters`] |
 
 pub mod counters;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod limiter;
 mod packet;
 mod peer;

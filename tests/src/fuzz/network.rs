@@ -1,0 +1,207 @@
+//! A network in miniature, the same in every run: keys by number, records, views, messages.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ed25519_dalek::SigningKey;
+use pnsbox_proto::access::Opening;
+use pnsbox_proto::anchor::Anchor;
+use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::health::{HealthReport, PeerHealth};
+use pnsbox_proto::id::{NetworkName, NodeName};
+use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
+use pnsbox_proto::message::Token;
+use pnsbox_proto::service::{Audience, Service, ServiceKind};
+use pnsbox_proto::time::UnixTime;
+use pnsbox_proto::view::{
+    LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry, RelayRecord,
+    SignedView,
+};
+
+/// Number of the root's key, of the controller's, of a stranger's. Nodes have the key of their number below.
+pub(super) const ROOT: u8 = 1;
+pub(super) const CONTROLLER: u8 = 2;
+pub(super) const STRANGER: u8 = 3;
+
+/// The node under test, and its peers.
+pub(super) const ME: &str = "kab-demak/gw1";
+pub(super) const HUB: &str = "prov-jateng/gw1";
+pub(super) const FAR: &str = "kota-malang/gw1";
+pub(super) const NEAR: &str = "kab-kudus/gw1";
+/// Nodes with their numbers.
+pub(super) const NODES: [(&str, u8); 4] = [(ME, 44), (HUB, 33), (FAR, 55), (NEAR, 66)];
+
+pub(super) fn secret(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
+pub(super) fn public(number: u8) -> IdentityKey {
+    IdentityKey(secret(number).verifying_key().to_bytes())
+}
+
+/// Parses what is written in this module.
+pub(super) fn known<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().expect("a name of the fuzzer's own is right")
+}
+
+pub(super) fn network() -> NetworkName {
+    known("pns")
+}
+
+pub(super) fn controller_address() -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 10], 443))
+}
+
+pub(super) fn anchor() -> Anchor {
+    Anchor {
+        network: network(),
+        node: known(ME),
+        controllers: vec![controller_address()],
+        root: public(ROOT).fingerprint(),
+        token: Token([7; 16]),
+        expires: UnixTime(5000),
+    }
+}
+
+pub(super) fn certificate(root: u8, controller: u8, network: &str) -> Envelope {
+    let certificate = ControllerCertificate {
+        network: known(network),
+        controller: public(controller),
+        issued: UnixTime(1),
+    };
+    Envelope::sign(&certificate, &secret(root))
+}
+
+pub(super) fn node_record(name: &str, number: u8) -> Record {
+    Record::Node(NodeRecord {
+        node: known(name),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        pool: known("100.127.0.0/16"),
+        prefixes: vec![lan(number)],
+        held: Vec::new(),
+        unreachable: Vec::new(),
+    })
+}
+
+pub(super) fn peer_record(name: &str, number: u8, path: PeerPath) -> Record {
+    Record::Peer(PeerRecord {
+        node: known(name),
+        identity: public(number),
+        wireguard: WireguardKey([number; 32]),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        prefixes: vec![lan(number)],
+        path,
+        keepalive: true,
+    })
+}
+
+pub(super) fn link_record(with: &str, number: u8) -> Record {
+    let opening = |prefix, allow: &str| Opening {
+        prefix,
+        allow: vec![known("icmp"), known(allow)],
+    };
+    Record::Link(LinkRecord {
+        with: known(with),
+        opens: vec![opening(lan(44), "tcp/5432")],
+        opened: vec![opening(lan(number), "tcp/80-8099")],
+    })
+}
+
+/// Everything that a view of [`ME`] may hold: the hub straight, the far one through it, and a pair to relay for.
+pub(super) fn records() -> Vec<Record> {
+    let direct = PeerPath::Direct {
+        endpoint: SocketAddr::from(([203, 0, 113, 30], 51820)),
+    };
+    let relayed = PeerPath::Relay {
+        relay: known(HUB),
+        channel: 9,
+    };
+    vec![
+        node_record(ME, 44),
+        peer_record(HUB, 33, direct),
+        peer_record(FAR, 55, relayed),
+        link_record("prov-jateng", 33),
+        link_record("kota-malang", 55),
+        Record::Relay(RelayRecord {
+            channel: 4,
+            members: [known(FAR), known(HUB)],
+        }),
+        peer_record(NEAR, 66, PeerPath::Passive),
+    ]
+}
+
+/// A record as it stands in a manifest: its id and its text.
+pub(super) fn text(record: &Record) -> (String, String) {
+    let text = serde_json::to_string(record).expect("a record is a plain struct");
+    (record.id(), text)
+}
+
+/// A view of `node` in `network`, signed by `signer`, with the records that `sent` likes.
+pub(super) fn view(
+    (network, node): (&str, &NodeName),
+    version: u64,
+    records: &[(String, String)],
+    signer: u8,
+    sent: impl Fn(usize) -> bool,
+) -> SignedView {
+    let entry = |(id, text): &(String, String)| RecordEntry {
+        id: id.clone(),
+        sha256: Digest::of(text.as_bytes()),
+    };
+    let manifest = Manifest {
+        network: known(network),
+        node: node.clone(),
+        version,
+        previous: None,
+        audit_head: Digest([0; 32]),
+        records: records.iter().map(entry).collect(),
+    };
+    let travel = records.iter().enumerate().filter(|(i, _)| sent(*i));
+    SignedView {
+        manifest: Envelope::sign(&manifest, &secret(signer)),
+        records: travel.map(|(_, (_, text))| text.clone()).collect(),
+    }
+}
+
+pub(super) fn service(node: &str, audience: Audience) -> Service {
+    let node: NodeName = known(node);
+    Service {
+        name: known(&format!("{}/arsip", node.agency())),
+        kind: ServiceKind::Files,
+        node,
+        endpoints: vec![SocketAddr::from(([10, 33, 1, 10], 445))],
+        priority: 100,
+        audience,
+        epoch: 1,
+        virtual_address: None,
+    }
+}
+
+pub(super) fn health(words: &str) -> HealthReport {
+    HealthReport {
+        started: UnixTime(900),
+        software: words.to_owned(),
+        view_applied: 1,
+        peers: vec![PeerHealth {
+            node: known(HUB),
+            up: true,
+            endpoint: None,
+            relay: Some(known(FAR)),
+            last_handshake: Some(UnixTime(990)),
+            rx_bytes: 1,
+            tx_bytes: 2,
+            link: true,
+            rtt_ms: Some(12.5),
+            jitter_ms: None,
+            loss: Some(0.5),
+        }],
+        services: Vec::new(),
+        conditions: Vec::new(),
+    }
+}
+
+fn lan(number: u8) -> ipnet::IpNet {
+    known(&format!("10.{number}.1.0/24"))
+}
