@@ -91,17 +91,17 @@ impl World {
             0 => {
                 let source = source(bytes);
                 let datagram = chunk(bytes);
-                self.from_nowhere(datagram, source);
+                self.unproved(datagram, source);
             }
             1 => self.changed_on_the_way(bytes),
-            2 => self.from_the_peer(bytes),
-            3 => self.from_our_host(chunk(bytes)),
-            4 => self.to_a_peer(bytes),
+            2 => self.peer_sends(bytes),
+            3 => self.host_sends(chunk(bytes)),
+            4 => self.host_sends_to_a_peer(bytes),
             5 => self.initiation_of_the_unknown(bytes),
             6 => {
                 let (source, channel) = (source(bytes), [OURS, THEIRS, 9][below(bytes, 3)]);
                 let frame = relay_frame(channel, chunk(bytes));
-                self.from_nowhere(&frame, source);
+                self.unproved(&frame, source);
             }
             7 => self.later(bytes),
             8 => self.replay(bytes),
@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Bytes that nobody with a key made, unless the fuzzer kept an old initiation: then it may be answered once.
-    fn from_nowhere(&mut self, datagram: &[u8], source: SocketAddr) {
+    fn unproved(&mut self, datagram: &[u8], source: SocketAddr) {
         if let Some((channel, inner)) = as_frame(datagram) {
             return self.frame_from(datagram, channel, inner, source);
         }
@@ -225,7 +225,7 @@ impl World {
     }
 
     /// The peer's host sends: we deliver exactly that, if its source is the peer's, and only once.
-    fn from_the_peer(&mut self, bytes: &mut Unstructured<'_>) {
+    fn peer_sends(&mut self, bytes: &mut Unstructured<'_>) {
         let claimed = [PEER, MEMBER, BEHIND, UNKNOWN][below(bytes, 4)];
         let mut inner = packet(claimed, US, chunk(bytes));
         if byte(bytes) & 1 == 1 {
@@ -265,7 +265,7 @@ impl World {
     }
 
     /// Any bytes from our own host.
-    fn from_our_host(&mut self, inner: &[u8]) {
+    fn host_sends(&mut self, inner: &[u8]) {
         let caught = self.planes[US].handle_packet(inner, self.now);
         assert!(caught.packets.is_empty() && caught.datagrams.len() <= 1);
         for (to, datagram) in caught.datagrams {
@@ -279,7 +279,7 @@ impl World {
     }
 
     /// A right packet from our host: the peer delivers exactly that.
-    fn to_a_peer(&mut self, bytes: &mut Unstructured<'_>) {
+    fn host_sends_to_a_peer(&mut self, bytes: &mut Unstructured<'_>) {
         let to = [PEER, MEMBER, BEHIND, UNKNOWN][below(bytes, 4)];
         let inner = packet(US, to, chunk(bytes));
         let caught = self.planes[US].handle_packet(&inner, self.now);
@@ -329,8 +329,8 @@ impl World {
         let inner =
             self.planes[UNKNOWN].handle_packet(&packet(UNKNOWN, US, chunk(bytes)), self.now);
         for (_, datagram) in inner.datagrams {
-            self.from_nowhere(&relay_frame(OURS, &datagram), source);
-            self.from_nowhere(
+            self.unproved(&relay_frame(OURS, &datagram), source);
+            self.unproved(
                 &relay_frame(THEIRS, &datagram[..datagram.len() - 1]),
                 source,
             );
