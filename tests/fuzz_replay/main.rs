@@ -11,41 +11,70 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use pnsbox_proto::key::Digest;
 use pnsbox_tests::fuzz::{TARGETS, Target};
 
-#[test]
-fn every_input_of_the_corpus_passes() {
-    for target in TARGETS {
-        let inputs = corpus(target);
-        assert!(inputs.len() > 10, "{} has a corpus", target.name);
-        for (name, input) in inputs {
-            run(target, &name, &input);
-        }
+/// Three tests for each target, so that one that fails does not hide the others.
+macro_rules! replay {
+    ($($target:ident)*) => {
+        $(mod $target {
+            #[test]
+            fn every_input_of_the_corpus_passes() {
+                super::replay_corpus(super::target(stringify!($target)));
+            }
+
+            #[test]
+            fn every_seed_passes() {
+                super::replay_seeds(super::target(stringify!($target)));
+            }
+
+            #[test]
+            fn mutations_of_the_corpus_pass() {
+                super::replay_mutations(super::target(stringify!($target)));
+            }
+        })*
+
+        const REPLAYED: &[&str] = &[$(stringify!($target)),*];
+    };
+}
+
+replay!(frames documents configuration agent controller datagrams);
+
+fn target(name: &str) -> Target {
+    TARGETS
+        .into_iter()
+        .find(|target| target.name == name)
+        .unwrap()
+}
+
+fn replay_corpus(target: Target) {
+    let inputs = corpus(target);
+    assert!(inputs.len() > 10, "{} has a corpus", target.name);
+    for (name, input) in inputs {
+        run(target, &name, &input);
     }
 }
 
-#[test]
-fn every_seed_passes() {
-    for target in TARGETS {
-        for (number, seed) in (target.seeds)().into_iter().enumerate() {
-            run(target, &format!("seed {number}"), &seed);
-        }
+fn replay_seeds(target: Target) {
+    for (number, seed) in (target.seeds)().into_iter().enumerate() {
+        run(target, &format!("seed {number}"), &seed);
     }
 }
 
-#[test]
-fn mutations_of_the_corpus_pass() {
+fn replay_mutations(target: Target) {
     let seed = number("PNSBOX_FUZZ_SEED").unwrap_or(SEED);
     let count = number("PNSBOX_FUZZ_MUTATIONS").unwrap_or(MUTATIONS);
-    println!("seed {seed}, {count} mutations for each target");
-    for target in TARGETS {
-        let mut random = Random(seed);
-        let mut inputs: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, input)| input).collect();
-        inputs.extend((target.seeds)());
-        for round in 0..count {
-            let input = mutated(&inputs, &mut random);
-            run(target, &format!("seed {seed}, mutation {round}"), &input);
-        }
+    println!("PNSBOX_FUZZ_SEED={seed}, {count} mutations");
+    let mut random = Random(seed);
+    let mut inputs: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, input)| input).collect();
+    inputs.extend((target.seeds)());
+    for round in 0..count {
+        let input = mutated(&inputs, &mut random);
+        run(
+            target,
+            &format!("PNSBOX_FUZZ_SEED={seed}, mutation {round}"),
+            &input,
+        );
     }
 }
 
@@ -59,6 +88,7 @@ fn every_target_has_its_program_and_no_program_is_without_a_target() {
     let programs: BTreeSet<&str> = programs.map(|bin| bin["name"].as_str().unwrap()).collect();
     let targets: BTreeSet<&str> = TARGETS.iter().map(|target| target.name).collect();
     assert_eq!(programs, targets);
+    assert_eq!(REPLAYED.iter().copied().collect::<BTreeSet<_>>(), targets);
 }
 
 #[test]
@@ -83,7 +113,8 @@ fn the_corpus_stays_small() {
 /// Runs one input; if it fails, says which, and keeps it where `scripts/fuzz.sh` can be pointed at it.
 fn run(target: Target, name: &str, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
-        let path = std::env::temp_dir().join(format!("pnsbox-fuzz-{}-failed", target.name));
+        let name_of_file = format!("pnsbox-fuzz-{}-{}", target.name, Digest::of(input));
+        let path = std::env::temp_dir().join(name_of_file);
         std::fs::write(&path, input).unwrap();
         panic!(
             "{} fails on {name}, kept as {}",
@@ -155,6 +186,6 @@ impl Random {
 
 const SEED: u64 = 20_261_123;
 /// For each target; all of them take some seconds in a debug build.
-const MUTATIONS: u64 = 300;
+const MUTATIONS: u64 = 200;
 const MAX_INPUTS: usize = 200;
 const MAX_CORPUS_BYTES: usize = 1 << 20;

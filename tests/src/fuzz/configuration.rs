@@ -279,6 +279,20 @@ pub fn seeds() -> Vec<Vec<u8>> {
         b"\x02relays = [\"kab-demak/gw1\", \"x\", 5, \"kota-malang/gw1\"]\n[[link]]\nbetween = [\"kab-demak\", \"kab-demak\"]\n[[link.open]]\n".to_vec(),
         b"\x02[[accept]]\nnode = \"prov-jateng/gw1\"\nprefix = \"10.44.0.0/24\"\n[[accept]]\nprefix = \"0.0.0.0/0\"\n".to_vec(),
     ];
+    // What each side opens: a part of its own, all that it has, more than that, another's.
+    for prefix in [
+        "10.44.7.0/24",
+        "10.44.0.0/16",
+        "10.0.0.0/8",
+        "0.0.0.0/0",
+        "10.33.0.0/16",
+        "lan",
+    ] {
+        let opened = accept.replace("10.9.0.0/25", prefix);
+        seeds.push([b"\x02", opened.as_bytes()].concat());
+        let accepted = accept.replace("10.9.0.0/24", prefix);
+        seeds.push([b"\x02", accepted.as_bytes()].concat());
+    }
     for text in ["listen = 5", "[[link]]\nbetween = 5\nopen = 5\nx = 5"] {
         for kind in 1..3 {
             seeds.push([&[kind], text.as_bytes()].concat());

@@ -614,6 +614,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [&two[..], &[3, 0, 0, 2, 1, 0, b'x', 1, 0, 0], look, later].concat(),
         [&two[..], policy, &[3, 0, 0, 3, 1, 0, 0], later, look].concat(),
         [&two[..], &[6, 0], look, &connect(1), &[1, 0, 3, 5, 0, 0, 0]].concat(),
+        [&two[..], &connect(3), &join(1, 2, 0), &join(2, 2, 0), look].concat(),
         [&connect(3)[..], &join(0, 1, 0), &join(0, 1, 0).repeat(9)].concat(),
         [&connect(3)[..], &[7, 31, 0, 0], look].concat(),
         [&[0, 1][..], &join(0, 1, 0)].concat(),
