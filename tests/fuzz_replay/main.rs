@@ -61,6 +61,7 @@ fn replay_seeds(target: Target) {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "a test says its seed")]
 fn replay_mutations(target: Target) {
     let seed = number("PNSBOX_FUZZ_SEED").unwrap_or(SEED);
     let count = number("PNSBOX_FUZZ_MUTATIONS").unwrap_or(MUTATIONS);

@@ -1,8 +1,9 @@
 //! Whatever agents say to a controller, and strangers, in any order: nobody is sent a view but the box that it is for,
 //! versions never go back, a token admits one key, and each view is one that an agent accepts.
 
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use arbitrary::Unstructured;
@@ -11,16 +12,16 @@ use pnsbox_controller_core::controller::{Controller, Founding, Now, Output};
 use pnsbox_controller_core::operator::{Answer, Request};
 use pnsbox_controller_core::session::SessionId;
 use pnsbox_controller_core::store::{Entry, Transaction};
-use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::id::NodeName;
-use pnsbox_proto::key::{Digest, WireguardKey};
-use pnsbox_proto::message::{JoinRequest, ToAgent, ToController, Token, ViewOutcome};
+use pnsbox_proto::key::Digest;
+use pnsbox_proto::message::{ToAgent, Token};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::SignedView;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::network::{self, CONTROLLER, ROOT, known};
-use super::{below, byte, chunk, chunked, frames, short};
+
+pub use steps::seeds;
 
 /// Throws `data` at a controller.
 pub fn run(data: &[u8]) {
@@ -129,235 +130,6 @@ impl World {
         Now {
             monotonic: self.clock,
             wall: UnixTime(self.wall),
-        }
-    }
-
-    fn step(&mut self, bytes: &mut Unstructured<'_>) {
-        match below(bytes, 13) {
-            0 => self.connect(bytes),
-            1 => self.hello(bytes),
-            2 => self.join(bytes),
-            3 => self.outcome(bytes),
-            4 => {
-                let report = network::health(&words(bytes));
-                self.say(bytes, ToController::Health(report));
-            }
-            5 => self.announce(bytes),
-            6 => {
-                let session = self.session(bytes);
-                self.sessions.remove(&session);
-                self.controller.handle_closed(session, self.now());
-            }
-            7 => {
-                self.clock += Duration::from_secs(byte(bytes).into());
-                // The wall clock may jump, back as well.
-                self.wall = START + u64::from(short(bytes));
-                self.controller.handle_tick(self.now());
-            }
-            8 => {
-                let (agency, _) = AGENCIES[below(bytes, 3)];
-                let node = ["gw1", "gw2"][below(bytes, 2)].to_owned();
-                self.invite(agency, node, 1 + u64::from(short(bytes)));
-            }
-            9 => self.apply(bytes),
-            10 => self.restart(),
-            11 => {
-                if let Some(message) = frames::message(bytes, &frames::to_controller()) {
-                    self.say(bytes, message);
-                }
-            }
-            _ => self.look(),
-        }
-    }
-
-    fn connect(&mut self, bytes: &mut Unstructured<'_>) {
-        self.opened += 1;
-        let member = below(bytes, BOXES);
-        let open = Open {
-            member,
-            greeted: false,
-            welcomed: false,
-            lied: false,
-            owes: false,
-        };
-        self.sessions.insert(self.opened, open);
-        let key = network::public(FIRST_KEY + member as u8);
-        let observed = SocketAddr::from(([198, 51, 100, 7], 40_000));
-        self.controller
-            .handle_connected(self.opened, key, observed, self.now());
-    }
-
-    fn hello(&mut self, bytes: &mut Unstructured<'_>) {
-        let session = self.session(bytes);
-        let held = self
-            .sessions
-            .get(&session)
-            .and_then(|open| self.boxes[open.member].held.as_ref());
-        let held = held.map(|view| view.id.digest);
-        let view = match below(bytes, 4) {
-            0 | 1 => held,
-            2 => None,
-            _ => Some(Digest([byte(bytes); 32])),
-        };
-        let protocol = if byte(bytes) == 7 { 2 } else { 1 };
-        if let Some(open) = self.sessions.get_mut(&session) {
-            open.greeted = true;
-            open.lied |= view != held;
-        }
-        let software = words(bytes);
-        self.controller.handle_message(
-            session,
-            ToController::Hello {
-                protocol,
-                software,
-                view,
-            },
-            self.now(),
-        );
-    }
-
-    fn join(&mut self, bytes: &mut Unstructured<'_>) {
-        let session = self.session(bytes);
-        let token = self.tokens[below(bytes, self.tokens.len())].clone();
-        let mut prefixes = Vec::new();
-        for _ in 0..below(bytes, 4) {
-            let address = [
-                10,
-                [33, 44, 55, byte(bytes)][below(bytes, 4)],
-                byte(bytes),
-                0,
-            ];
-            if let Ok(prefix) = ipnet::Ipv4Net::new(address.into(), byte(bytes) % 33) {
-                prefixes.push(prefix.into());
-            }
-        }
-        let public_endpoint = (byte(bytes) & 1 == 1)
-            .then(|| SocketAddr::from(([203, 0, 113, byte(bytes)], short(bytes))));
-        let member = self.sessions.get(&session).map_or(0, |open| open.member) as u8;
-        let request = JoinRequest {
-            token,
-            wireguard: WireguardKey(
-                [if byte(bytes) == 9 {
-                    0
-                } else {
-                    FIRST_KEY + member
-                }; 32],
-            ),
-            prefixes,
-            public_endpoint,
-        };
-        self.controller
-            .handle_message(session, ToController::Join(request), self.now());
-    }
-
-    fn outcome(&mut self, bytes: &mut Unstructured<'_>) {
-        let session = self.session(bytes);
-        let Some(open) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        let offered = self.boxes[open.member].offered;
-        let digest = match below(bytes, 3) {
-            0 | 1 => offered.unwrap_or(Digest([1; 32])),
-            _ => Digest([byte(bytes); 32]),
-        };
-        let outcome = match below(bytes, 4) {
-            0 | 1 => ViewOutcome::Applied,
-            2 => ViewOutcome::Refused {
-                reason: words(bytes),
-            },
-            _ => ViewOutcome::Incomplete,
-        };
-        // An agent that says so has the view; one that lies may be sent less than it lacks.
-        let held = self.boxes[open.member]
-            .held
-            .as_ref()
-            .map(|view| view.id.digest);
-        open.lied |= matches!(outcome, ViewOutcome::Applied) && held != Some(digest);
-        open.owes &= offered != Some(digest);
-        let message = ToController::ViewOutcome {
-            version: byte(bytes).into(),
-            digest,
-            outcome,
-            quarantined: vec![words(bytes)],
-        };
-        self.controller.handle_message(session, message, self.now());
-    }
-
-    fn announce(&mut self, bytes: &mut Unstructured<'_>) {
-        let mut services = Vec::new();
-        for _ in 0..below(bytes, 3) {
-            let node = ["kab-demak/gw1", "prov-jateng/gw1", "kota-malang/gw2"][below(bytes, 3)];
-            services.push(network::service(node, pnsbox_proto::service::Audience::All));
-        }
-        self.say(bytes, ToController::Services { services });
-    }
-
-    fn say(&mut self, bytes: &mut Unstructured<'_>, message: ToController) {
-        let session = self.session(bytes);
-        if let Some(open) = self.sessions.get_mut(&session) {
-            open.greeted |= matches!(message, ToController::Hello { .. });
-            open.lied |= matches!(
-                message,
-                ToController::Hello { .. } | ToController::ViewOutcome { .. }
-            );
-        }
-        self.controller.handle_message(session, message, self.now());
-    }
-
-    fn session(&self, bytes: &mut Unstructured<'_>) -> SessionId {
-        self.opened.saturating_sub(u64::from(byte(bytes)) % 8)
-    }
-
-    fn invite(&mut self, agency: &str, node: String, expires_in_s: u64) {
-        let agency = known(agency);
-        let answer = self.ask(Request::Invite {
-            agency,
-            node,
-            expires_in_s,
-        });
-        if let Some(Answer::Invited { anchor, .. }) = answer {
-            let anchor: Anchor = known(&anchor);
-            self.tokens.push(anchor.token);
-        }
-    }
-
-    fn apply(&mut self, bytes: &mut Unstructured<'_>) {
-        let kind = byte(bytes);
-        let mut links = Vec::new();
-        for (bit, (a, b)) in [(0, 1), (0, 2), (1, 2)].into_iter().enumerate() {
-            if kind & (1 << bit) != 0 {
-                let (a, b) = (AGENCIES[a].0, AGENCIES[b].0);
-                let allow = ["icmp", "tcp/445", "udp/5060-5080"][below(bytes, 3)];
-                links.push(json!({ "between": [a, b], "open": [{ "at": b, "prefix": "lan", "allow": [allow] }] }));
-            }
-        }
-        let relays: &[&str] = if kind & 8 == 0 {
-            &[]
-        } else {
-            &["prov-jateng/gw1"]
-        };
-        let policy = match kind >> 6 {
-            3 => serde_json::from_slice(chunk(bytes)).unwrap_or(Value::Null),
-            _ => json!({ "relays": relays, "link": links }),
-        };
-        let planned = self.ask(Request::Plan {
-            policy: policy.clone(),
-        });
-        let applied = self.ask(Request::Apply {
-            policy: policy.clone(),
-        });
-        assert_eq!(
-            planned.is_some(),
-            applied.is_some(),
-            "what can be planned can be applied"
-        );
-        self.settle();
-        if let Some(Answer::Difference { difference, .. }) = self.ask(Request::Plan { policy }) {
-            assert!(
-                difference.changes.is_empty(),
-                "applying twice is not applying once: {:?}",
-                difference.changes
-            );
         }
     }
 
@@ -549,81 +321,5 @@ fn harmless(value: &Value) {
     }
 }
 
-fn words(bytes: &mut Unstructured<'_>) -> String {
-    String::from_utf8_lossy(chunk(bytes)).into_owned()
-}
-
 /// 2026-11-23T00:00:00Z.
 const START: u64 = 1_795_392_000;
-
-/// Boxes that join, talk, go and come back; strangers; policies; restarts.
-pub fn seeds() -> Vec<Vec<u8>> {
-    let connect = |member: u8| vec![0, member, 1, 0, 0, 0, 1, 0, b'v'];
-    let invite = |agency: u8, node: u8| vec![8, agency, node, 0xff, 0];
-    // Session, token, one prefix (second byte of three, third, length), endpoint, key.
-    let join = |token: u8, lan: u8, public: u8| {
-        let mut bytes = vec![2, 0, token, 1, 0, lan, 1, 24, public];
-        if public == 1 {
-            bytes.extend([7, 1, 2]);
-        }
-        bytes.push(0);
-        bytes
-    };
-    let applied: &[u8] = &[3, 0, 0, 0, 1, 0, 0];
-    let two = [
-        invite(1, 0),
-        connect(0),
-        join(1, 0, 1),
-        applied.to_vec(),
-        invite(0, 0),
-        connect(1),
-        join(2, 1, 0),
-        applied.to_vec(),
-    ]
-    .concat();
-    let three = [
-        &two[..],
-        &invite(2, 0),
-        &connect(2),
-        &join(3, 2, 0),
-        applied,
-    ]
-    .concat();
-    let policy: &[u8] = &[9, 0x0f, 0, 1, 2];
-    let less: &[u8] = &[9, 0x01, 1];
-    let health: &[u8] = &[4, 3, 0, 0x1b, b'[', b'J', 0];
-    let look: &[u8] = &[12];
-    let later: &[u8] = &[7, 11, 20, 0];
-    let again = [connect(0), applied.to_vec()].concat();
-    let mut parts = vec![
-        two.clone(),
-        [&three[..], policy, applied, later, applied, less, look].concat(),
-        [policy, &three, applied, later, look].concat(),
-        [
-            &three[..],
-            policy,
-            &again,
-            less,
-            &[10],
-            &again,
-            policy,
-            applied,
-        ]
-        .concat(),
-        [&two[..], health, look, &[5, 2, 0, 1, 1], look].concat(),
-        [&two[..], &[3, 0, 0, 2, 1, 0, b'x', 1, 0, 0], look, later].concat(),
-        [&two[..], policy, &[3, 0, 0, 3, 1, 0, 0], later, look].concat(),
-        [&two[..], &[6, 0], look, &connect(1), &[1, 0, 3, 5, 0, 0, 0]].concat(),
-        [&two[..], &connect(3), &join(1, 2, 0), &join(2, 2, 0), look].concat(),
-        [&connect(3)[..], &join(0, 1, 0), &join(0, 1, 0).repeat(9)].concat(),
-        [&connect(3)[..], &[7, 31, 0, 0], look].concat(),
-        [&[0, 1][..], &join(0, 1, 0)].concat(),
-        [&[0, 1, 1, 0, 0, 7, 0, 0][..]].concat(),
-    ];
-    for (number, message) in frames::to_controller().iter().enumerate() {
-        let json = serde_json::to_vec(message).expect("a plain struct");
-        parts.push([&two[..], &[11, number as u8, 0], look].concat());
-        parts.push([&connect(2)[..], &[11, 0xff], &chunked(&json), &[0]].concat());
-    }
-    parts
-}

@@ -1,30 +1,21 @@
 //! A data plane among peers, strangers and a relay: nothing is delivered or answered without authentication,
 //! nothing is delivered twice or changed, and a relay forwards only what its members send.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::LazyLock;
+mod nodes;
+
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
 use pnsbox_dataplane::fuzz::{Caught, FuzzPlane, first_mac_is_right, initiator, relay_frame};
-use pnsbox_dataplane::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot, public_key};
+use pnsbox_dataplane::{PathConfig, RelayChannel, Snapshot};
 
 use super::{below, byte, chunk, chunked, short};
+use nodes::{
+    BEHIND, KEYS, MEMBER, NODES, OURS, PEER, SECRETS, START, THEIRS, UNKNOWN, US, address,
+    as_frame, lan, packet, peer, plane, source, source_of,
+};
 
-/// The node under test; a peer straight to it, a member of its relay; a peer that it reaches through that one;
-/// a node that knows it and is not known.
-const US: usize = 0;
-const PEER: usize = 1;
-const MEMBER: usize = 2;
-const BEHIND: usize = 3;
-const UNKNOWN: usize = 4;
-const NODES: usize = 5;
-
-/// The channel that we relay for [`PEER`] and [`MEMBER`], and the one through which we reach [`BEHIND`].
-const OURS: u32 = 5;
-const THEIRS: u32 = 7;
-
-const MTU: u16 = 1380;
 /// Whitepaper section 5.4: the longest and the shortest answer to somebody who has not proved anything.
 const HANDSHAKE_RESPONSE: usize = 92;
 const COOKIE_REPLY: usize = 64;
@@ -422,95 +413,8 @@ fn answered_at_most_once(caught: &Caught, longest: usize) {
     );
 }
 
-fn plane(node: usize, now: Instant) -> FuzzPlane {
-    let plane = FuzzPlane::new(SECRETS[node], MTU, node as u64, now);
-    if node == US {
-        return plane;
-    }
-    let mut peers = vec![peer(US, PathConfig::Direct(address(US)))];
-    let mut relays = Vec::new();
-    if node == PEER {
-        peers[0].persistent_keepalive = Some(Duration::from_secs(25));
-        peers.push(peer(BEHIND, PathConfig::Passive));
-        relays.push(RelayChannel {
-            channel: THEIRS,
-            members: [KEYS[US], KEYS[BEHIND]],
-        });
-    }
-    let snapshot = Snapshot { peers, relays };
-    plane
-        .apply(&snapshot, now)
-        .expect("a right snapshot is applied");
-    plane
-}
-
-fn peer(node: usize, path: PathConfig) -> PeerConfig {
-    PeerConfig {
-        public_key: KEYS[node],
-        allowed_prefixes: if node == US {
-            vec![super::network::known("10.0.0.0/8")]
-        } else {
-            vec![lan(node)]
-        },
-        path,
-        persistent_keepalive: None,
-    }
-}
-
-fn lan(node: usize) -> ipnet::IpNet {
-    super::network::known(&format!("10.0.{node}.0/24"))
-}
-
-fn address(node: usize) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, node as u8 + 1], 51820))
-}
-
-/// Where a datagram comes from: a node's address, or one that is nobody's.
-fn source(bytes: &mut Unstructured<'_>) -> SocketAddr {
-    match below(bytes, NODES + 1) {
-        US => SocketAddr::from(([198, 51, 100, 9], 4000)),
-        node => address(node),
-    }
-}
-
-/// An IPv4 packet between LANs of two nodes.
-fn packet(from: usize, to: usize, payload: &[u8]) -> Vec<u8> {
-    let payload = &payload[..payload.len().min(1400)];
-    let length = u16::try_from(20 + payload.len())
-        .unwrap_or(20)
-        .to_be_bytes();
-    let mut packet = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, 253, 0, 0];
-    packet.extend([10, 0, from as u8, 1, 10, 0, to as u8, 1]);
-    packet.extend(payload);
-    packet
-}
-
-/// The source of an IPv4 packet whose length is possible (RFC 791 section 3.1).
-fn source_of(packet: &[u8]) -> Option<IpAddr> {
-    let header = packet.first_chunk::<20>()?;
-    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let is_right = header[0] >> 4 == 4 && (20..=packet.len()).contains(&length);
-    is_right.then(|| IpAddr::from([header[12], header[13], header[14], header[15]]))
-}
-
-/// Channel and content of a relay frame, read from its description.
-fn as_frame(datagram: &[u8]) -> Option<(u32, &[u8])> {
-    let (header, inner) = datagram.split_first_chunk::<8>()?;
-    let channel = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    (header[..4] == [0x70, 0, 0, 0]).then_some((channel, inner))
-}
-
 /// What one datagram may be followed by: a handshake, and packets that waited for it.
 const MAX_HOPS: usize = 64;
-
-/// Secret keys by node.
-const SECRETS: [[u8; 32]; NODES] = [[11; 32], [12; 32], [13; 32], [14; 32], [15; 32]];
-
-static KEYS: LazyLock<[PublicKey; NODES]> =
-    LazyLock::new(|| SECRETS.map(|secret| public_key(&secret)));
-
-/// Every run begins at the same moment; boringtun's own clock goes on.
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Each step once, with sessions and without.
 pub fn seeds() -> Vec<Vec<u8>> {
