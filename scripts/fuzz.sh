@@ -109,19 +109,26 @@ crashed() {
     say "Then: fix the code with a test beside it, and copy the input to $FUZZ_DIR/corpus/$name/"
 }
 
-# merge_corpus: the smallest inputs that together reach what all reach. Without counting how often an edge is taken,
-# or every input would be a new one; and no more of them than the replay has time for.
+# merge_corpus: adds what reaches a new edge. How often an edge is taken does not count, or every input would be new.
+# Where that would be more than the replay has time for, the fewest that reach most take the corpus's place.
 merge_corpus() {
-    local name=$1 corpus=$2 work=$3 merged=$3/merged
-    mkdir -p -- "$merged"
-    program "$name" -set_cover_merge=1 -use_counters=0 -max_len="$MAX_INPUT_BYTES" -timeout="$TIMEOUT_S" \
-        "$merged" "$corpus" "$work/new" "$work/seeds" >"$work/merge.log" 2>&1 || {
-        show_tail "$work/merge.log"
-        die "$name: the corpus could not be merged; it was left alone"
-    }
-    find "$merged" -type f -printf '%T@ %p\n' | sort -n | tail -n "+$((MAX_INPUTS + 1))" | cut -d ' ' -f 2- | xargs -r rm --
+    local name=$1 corpus=$2 work=$3
+    merge_into "$corpus" -merge=1 "$work/new" "$work/seeds"
+    if (($(find "$corpus" -type f | wc -l) <= MAX_INPUTS)); then return; fi
+    merge_into "$work/fewest" -set_cover_merge=1 "$corpus"
+    # They are written in the order of what they add.
+    find "$work/fewest" -type f -printf '%T@ %p\n' | sort -n | tail -n "+$((MAX_INPUTS + 1))" | cut -d ' ' -f 2- | xargs -r rm --
     rm -rf -- "$corpus"
-    cp -r -- "$merged" "$corpus"
+    cp -r -- "$work/fewest" "$corpus"
+}
+
+# merge_into DIRECTORY HOW FROM...
+merge_into() {
+    mkdir -p -- "$1"
+    program "$name" "$2" -use_counters=0 -max_len="$MAX_INPUT_BYTES" -timeout="$TIMEOUT_S" "$1" "${@:3}" \
+        >"$work/merge.log" 2>&1 && return
+    show_tail "$work/merge.log"
+    die "$name: the corpus could not be merged"
 }
 
 summary() {
