@@ -6,11 +6,12 @@
 LAB_PACKAGES=(
     iproute2:ip nftables:nft procps:sysctl iputils-ping:ping tcpdump:tcpdump curl:curl jq:jq python3:python3
     util-linux:setpriv samba:smbd smbclient:smbclient nginx:nginx
+    prometheus:prometheus
     'postgresql-15:/usr/lib/postgresql/*/bin/initdb'
 )
 
 # What the tests set against our programs.
 TEST_PACKAGES=(
-    wireguard-go:wireguard-go wireguard-tools:wg prometheus:promtool
+    wireguard-go:wireguard-go wireguard-tools:wg
     mmdebstrap:mmdebstrap systemd:systemd-analyze
 )

@@ -3,8 +3,10 @@
 #                 isp: bridge 203.0.113.1/24, drops private addresses, as an ISP does
 #      .10 |            .20 |           .30 |            .40 (SNAT) |          .50 (SNAT, fully-random) |
 #  pusat.controller   pusat.gw     prov-jateng.gw       kab-demak.gw            kota-malang.gw
+#  10.10.2.10 ---- 10.10.2.1
 #                     10.10.1.1      10.33.1.1       100.64.1.2  10.44.1.1   100.64.2.2  10.55.1.1
 #                     pusat.lan    prov-jateng.lan      kab-demak.lan           kota-malang.lan
+#                  (Prometheus)
 #
 # shellcheck shell=bash disable=SC2034  # the variables are read by lab.sh
 
@@ -54,6 +56,7 @@ END
     make_router isp
     in_host isp nft -f - <"$SCENARIO_DIR/isp.nft"
     lan pusat 10.10.1
+    ministry_inside
     lan prov-jateng 10.33.1
     lan kab-demak 10.44.1
     lan kota-malang 10.55.1
@@ -88,4 +91,17 @@ lan() {
 address add $2.10/24 dev eth0
 route add default via $2.1
 END
+}
+
+# ministry_inside: the controller's second leg, where the ministry's own Prometheus reads /metrics and /sd, and
+# the way of that Prometheus to the agents, which answer the box of a peer but not a host of its LAN.
+ministry_inside() {
+    link_hosts pusat.gw srv0 pusat.controller eth1
+    configure_host pusat.gw <<<'address add 10.10.2.1/24 dev srv0'
+    configure_host pusat.controller <<'END'
+address add 10.10.2.10/24 dev eth1
+route add 10.10.1.0/24 via 10.10.2.1
+END
+    in_host pusat.controller nft -f - <"$SCENARIO_DIR/controller.nft"
+    in_host pusat.gw nft -f - <"$SCENARIO_DIR/monitoring.nft"
 }

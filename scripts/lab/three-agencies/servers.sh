@@ -22,6 +22,8 @@ scenario_late_servers() {
     origin=$(endpoint_of kota-malang prov-jateng/portal)
     start_nginx kota-malang.lan cache.conf "@ORIGIN@=$origin"
     await_program kota-malang.lan nginx 10 listens kota-malang.lan 8081
+    start_prometheus
+    await_program pusat.lan prometheus 20 listens pusat.lan 9090
 }
 
 origin_is_known() { [[ -n $(endpoint_of kota-malang prov-jateng/portal) ]]; }
@@ -83,6 +85,20 @@ start_database() {
     # The LAN of the province may replicate; the lab has no secrets to keep, so it asks for no password.
     printf 'host replication all 10.33.1.0/24 trust\n' >>"$dir/data/pg_hba.conf"
     run_program kab-demak.lan postgres "${AS_POSTGRES[@]}" "$bin/postgres" -D "$dir/data"
+}
+
+# start_prometheus: with the shipped configuration and rules, but looking every second.
+start_prometheus() {
+    local dir shipped=$PROJECT_DIR/configs/monitoring
+    dir=$(server_dir pusat.lan prometheus)
+    fill_in "$shipped/prometheus.yml" "interval: 15s=interval: 1s" "scrape_timeout: 10s=scrape_timeout: 1s" \
+        "refresh_interval: 60s=refresh_interval: 1s" "127.0.0.1:9587=10.10.2.10:9587" >"$dir/prometheus.yml"
+    cp -r -- "$shipped/rules" "$dir/"
+    mkdir -p -- "$dir/data"
+    chown -R prometheus: "$dir"
+    run_program pusat.lan prometheus setpriv --reuid=prometheus --regid=prometheus --clear-groups env HOME=/ \
+        prometheus --config.file="$dir/prometheus.yml" --storage.tsdb.path="$dir/data" \
+        --web.listen-address=127.0.0.1:9090 --log.level=warn
 }
 
 AS_POSTGRES=(setpriv --reuid=postgres --regid=postgres --clear-groups env HOME=/)
