@@ -14,6 +14,7 @@ mod enrolment;
 mod hostile;
 mod leftovers;
 mod links;
+mod monitoring;
 mod reach;
 mod relay;
 mod secrets;
@@ -134,6 +135,18 @@ const SCENARIOS: &[Scenario] = &[
     (
         "killed_at_any_step_it_has_the_old_view_or_the_new",
         crash::killed_at_any_step_it_has_the_old_view_or_the_new,
+    ),
+    (
+        "monitoring_finds_and_scrapes_every_agent",
+        monitoring::monitoring_finds_and_scrapes_every_agent,
+    ),
+    (
+        "monitoring_answers_every_query_of_every_dashboard",
+        monitoring::monitoring_answers_every_query_of_every_dashboard,
+    ),
+    (
+        "monitoring_shows_what_is_broken_where_it_promised_to",
+        monitoring::monitoring_shows_what_is_broken_where_it_promised_to,
     ),
     (
         "losing_the_controller_changes_nothing",

@@ -17,7 +17,7 @@ pub struct Dashboard {
 }
 
 /// One panel of a dashboard that asks something.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Panel<'a> {
     /// Of the dashboard.
     pub dashboard: &'a str,
@@ -64,9 +64,9 @@ impl Dashboard {
     }
 }
 
-impl Panel<'_> {
+impl<'a> Panel<'a> {
     /// What stands above it.
-    pub fn title(&self) -> &str {
+    pub fn title(&self) -> &'a str {
         word(&self.json["title"])
     }
 
@@ -76,7 +76,7 @@ impl Panel<'_> {
     }
 
     /// Its queries.
-    pub fn queries(&self) -> Vec<&str> {
+    pub fn queries(&self) -> Vec<&'a str> {
         let targets = list(&self.json["targets"]).iter();
         targets.map(|target| word(&target["expr"])).collect()
     }
