@@ -23,7 +23,7 @@ scenario_late_servers() {
     start_nginx kota-malang.lan cache.conf "@ORIGIN@=$origin"
     await_program kota-malang.lan nginx 10 listens kota-malang.lan 8081
     start_prometheus
-    await_program pusat.lan prometheus 20 listens pusat.lan 9090
+    await_program pusat.lan prometheus 20 in_host pusat.lan curl -sf http://127.0.0.1:9090/-/ready
 }
 
 origin_is_known() { [[ -n $(endpoint_of kota-malang prov-jateng/portal) ]]; }
