@@ -48,7 +48,7 @@ impl FuzzPlane {
     /// No peers yet.
     pub fn new(private_key: [u8; 32], mtu: u16, seed: u64, now: Instant) -> Self {
         Self {
-            plane: Plane::new(private_key, mtu, seed, now),
+            plane: Plane::new(private_key.into(), mtu, seed, now),
             buffers: Buffers::default(),
         }
     }

@@ -21,7 +21,9 @@ pub(super) fn man(command: Command, section: &str, directory: &Path) -> io::Resu
 }
 
 fn write_page(command: &Command, section: &str, directory: &Path) -> io::Result<()> {
-    let name = command.get_display_name().unwrap_or(command.get_name());
+    let name = command
+        .get_display_name()
+        .unwrap_or_else(|| command.get_name());
     let page = clap_mangen::Man::new(command.clone())
         .section(section)
         .title(name.to_owned());
