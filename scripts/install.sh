@@ -17,13 +17,13 @@ usage() {
     cat <<'END'
 usage: scripts/install.sh agent|controller [--bin DIR]
        scripts/install.sh uninstall agent|controller [--purge]
-  --bin DIR   take the programs from DIR instead of building them
+  --bin DIR   take the programs from DIR (default: PNSBOX_BIN_DIR, else a release build)
   --purge     remove keys, state, changed configuration and user as well: the box or the network is gone
 END
 }
 
 main() {
-    local action=install what='' bin='' purge=0
+    local action=install what='' bin=${PNSBOX_BIN_DIR:-} purge=0
     if [[ ${1:-} == uninstall ]]; then action=uninstall && shift; fi
     while (($# > 0)); do
         case $1 in
@@ -192,7 +192,9 @@ remove_config() {
 remove_state() {
     rm -rf -- "$STATE" "$RUN"
     if [[ $WHAT == agent ]]; then rm -rf -- /etc/pnsbox/agent.d; fi
-    if getent passwd "$USER_NAME" >/dev/null; then userdel -- "$USER_NAME"; fi
+    if getent passwd "$USER_NAME" >/dev/null && ! userdel -- "$USER_NAME"; then
+        die "user '$USER_NAME' could not be removed" "end what runs as it (ps -u $USER_NAME), then run this again"
+    fi
 }
 
 # remove_empty: folders that install made and nobody else uses.

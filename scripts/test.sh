@@ -20,13 +20,14 @@ DISK_MIB=8000
 STAGES=()
 FAILED=0
 STRICT=0
+LONG=0
 
 main() {
     case ${1:-} in
-        --long) export PNSBOX_LONG=1 ;;
+        --long) LONG=1 && export PNSBOX_LONG=1 ;;
         '') ;;
         -h | --help)
-            say "usage: scripts/test.sh [--long]     --long waits as long as the real world would (5 minutes more)"
+            say "usage: scripts/test.sh [--long]     --long waits as long as the real world would, and boots a machine (10 minutes more)"
             exit 0
             ;;
         *) usage_error "unknown argument '$1'; usage: scripts/test.sh [--long]" ;;
@@ -46,6 +47,7 @@ main() {
     # The lab's tests run the programs, which 'cargo test' alone need not build.
     stage build cargo build --workspace --locked
     stage test cargo test --workspace --locked --no-fail-fast
+    if ((LONG)); then stage booted scripts/booted.sh --bin "$(target_dir)/debug"; fi
     lint_stage documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --locked --no-deps
     summary
 }

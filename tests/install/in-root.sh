@@ -45,11 +45,11 @@ papers_are_usable() {
     pnsbox-agent check || fail "the example configuration is refused"
 }
 
-# as_unit USER CAPABILITIES COMMAND...: with the user and rights of the unit.
+# as_unit USER CAPABILITIES COMMAND...: with the user and rights of the unit, in place of this shell.
 as_unit() {
     local user=$1 rights=$2
     shift 2
-    setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs --inh-caps "-all$rights" \
+    exec setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs --inh-caps "-all$rights" \
         --ambient-caps "-all$rights" --bounding-set "-all$rights" -- "$@"
 }
 

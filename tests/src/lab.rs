@@ -14,6 +14,9 @@ use serde_json::Value;
 /// How often a condition is looked at while waiting for it.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How long a background command has to end when it is told to.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
 /// A lab that is up. Dropping it takes it down.
 #[derive(Debug)]
 pub struct Lab {
@@ -231,6 +234,13 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
+        // Asked first, so that 'timeout' passes it on and what the program made goes with it.
+        let id = self.child.id().to_string();
+        drop(Command::new("kill").args(["-TERM", &id]).output());
+        let begun = Instant::now();
+        while begun.elapsed() < END_WITHIN && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(LOOK);
+        }
         // It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());

@@ -61,9 +61,7 @@ async fn boxes_join_get_views_and_deltas_and_nobody_gets_what_it_has() {
     running
         .page_shows("pnsbox_controller_nodes{state=\"online\"} 2")
         .await;
-    running
-        .page_shows("pnsbox_controller_joins_total{outcome=\"joined\"} 2")
-        .await;
+    running.page_shows("pnsbox_controller_joins_total 2").await;
 
     // The controller goes and comes back: both still have their views.
     running.stop().await;
