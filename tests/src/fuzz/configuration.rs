@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 
 use arbitrary::Unstructured;
 use pnsbox_agent::config::Config as AgentConfig;
@@ -51,25 +51,17 @@ fn each_is_one_line<'a>(lines: impl Iterator<Item = &'a str>, file: &str) {
 }
 
 fn agent(text: &[u8]) {
-    // One at a time: threads of a test run share the directory.
-    let directory = DIRECTORY.lock().unwrap_or_else(|held| held.into_inner());
-    let main = directory.join("agent.toml");
-    let drop_ins = directory.join("agent.d");
+    let directory = tempfile::tempdir_in(temporary()).expect("a temporary directory can be made");
+    let main = directory.path().join("agent.toml");
+    let drop_ins = directory.path().join("agent.d");
     let mut files = split(text);
-    let first = files.next().unwrap_or_default();
-    write(&main, first);
-    let mut written = Vec::new();
+    write(&main, files.next().unwrap_or_default());
+    std::fs::create_dir(&drop_ins).expect("a new directory is empty");
     for (number, text) in files.take(3).enumerate() {
-        let path = drop_ins.join(format!("{number}.toml"));
-        write(&path, text);
-        written.push(path);
+        write(&drop_ins.join(format!("{number}.toml")), text);
     }
     let loaded = AgentConfig::load(&main);
-    for path in written {
-        std::fs::remove_file(path).expect("a file that was just written can be removed");
-    }
-    let place = directory.display().to_string();
-    drop(directory);
+    let place = directory.path().display().to_string();
     match loaded {
         Ok(config) => keeps_its_rules(&config),
         Err(errors) => each_is_one_line(errors.lines().iter().map(String::as_str), &place),
@@ -182,6 +174,16 @@ fn split(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Where agent files are written: in memory, if the machine has such a place.
+fn temporary() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() {
+        memory
+    } else {
+        std::env::temp_dir()
+    }
+}
+
 fn write(path: &Path, text: &[u8]) {
     std::fs::write(path, text).expect("the temporary directory can be written");
 }
@@ -191,19 +193,6 @@ const MAX_LINE: usize = 4096;
 
 /// A file that need not exist.
 const FILE: &str = "/etc/pnsbox/some.toml";
-
-/// Where agent files are written: in memory, if the machine has such a place.
-static DIRECTORY: LazyLock<Mutex<PathBuf>> = LazyLock::new(|| {
-    let memory = Path::new("/dev/shm");
-    let parent = if memory.is_dir() {
-        memory.to_owned()
-    } else {
-        std::env::temp_dir()
-    };
-    let directory = parent.join(format!("pnsbox-fuzz-{}", std::process::id()));
-    std::fs::create_dir_all(directory.join("agent.d")).expect("a temporary directory can be made");
-    Mutex::new(directory)
-});
 
 /// Three agencies; two have joined, one of them with a public address.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
