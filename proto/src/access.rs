@@ -47,7 +47,7 @@ impl FromStr for Allow {
     type Err = AllowError;
 
     fn from_str(text: &str) -> Result<Self, AllowError> {
-        let error = || AllowError(text.chars().take(80).collect());
+        let error = || AllowError(crate::id::shown(text));
         if text == "icmp" {
             return Ok(Self::Icmp);
         }

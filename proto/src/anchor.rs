@@ -139,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn a_forged_anchor_cannot_drive_a_terminal() {
+        let json = serde_json::to_string(&anchor()).unwrap();
+        let forged = json.replace("kab-demak/gw1", "kab\\u001b[2J/gw1");
+        let body = URL_SAFE_NO_PAD.encode(forged);
+        let line = format!("pns1.{body}.{}", check_digits(&body));
+        let error = line.parse::<Anchor>().unwrap_err().to_string();
+        assert!(!error.chars().any(char::is_control), "{error:?}");
+    }
+
+    #[test]
     fn debug_output_hides_the_token() {
         assert!(!format!("{:?}", anchor()).contains("0909"));
     }

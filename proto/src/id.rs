@@ -14,6 +14,19 @@ pub struct NameError {
     rule: &'static str,
 }
 
+/// The beginning of what somebody wrote, for a message: control characters as escapes, since it ends on a terminal.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(80) {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $parse:expr) => {
         $(#[$doc])*
@@ -35,7 +48,7 @@ macro_rules! name_type {
                 let check: fn(&str) -> Result<(), (&'static str, &'static str)> = $parse;
                 match check(text) {
                     Ok(()) => Ok(Self(text.to_owned())),
-                    Err((what, rule)) => Err(NameError { text: text.chars().take(80).collect(), what, rule }),
+                    Err((what, rule)) => Err(NameError { text: shown(text), what, rule }),
                 }
             }
         }
