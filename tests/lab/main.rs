@@ -56,6 +56,19 @@ const SCENARIOS: &[Scenario] = &[
         "metrics_are_served_to_peers",
         links::metrics_are_served_to_peers,
     ),
+    // Before boxes come and go for good: what is watched here is four boxes.
+    (
+        "monitoring_finds_and_scrapes_every_agent",
+        monitoring::monitoring_finds_and_scrapes_every_agent,
+    ),
+    (
+        "monitoring_answers_every_query_of_every_dashboard",
+        monitoring::monitoring_answers_every_query_of_every_dashboard,
+    ),
+    (
+        "monitoring_shows_what_is_broken_where_it_promised_to",
+        monitoring::monitoring_shows_what_is_broken_where_it_promised_to,
+    ),
     (
         "a_service_appears_and_goes_with_its_health",
         services::a_service_appears_and_goes_with_its_health,
@@ -135,18 +148,6 @@ const SCENARIOS: &[Scenario] = &[
     (
         "killed_at_any_step_it_has_the_old_view_or_the_new",
         crash::killed_at_any_step_it_has_the_old_view_or_the_new,
-    ),
-    (
-        "monitoring_finds_and_scrapes_every_agent",
-        monitoring::monitoring_finds_and_scrapes_every_agent,
-    ),
-    (
-        "monitoring_answers_every_query_of_every_dashboard",
-        monitoring::monitoring_answers_every_query_of_every_dashboard,
-    ),
-    (
-        "monitoring_shows_what_is_broken_where_it_promised_to",
-        monitoring::monitoring_shows_what_is_broken_where_it_promised_to,
     ),
     (
         "losing_the_controller_changes_nothing",
