@@ -9,7 +9,7 @@ AGENT_SOCKET=/run/pnsbox/agent.sock
 # passwd(5), so nothing is added to this machine.
 AGENT_UID=5182
 AS_AGENT=(setpriv --reuid "$AGENT_UID" --regid "$AGENT_UID" --clear-groups --no-new-privs
-    --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin --bounding-set=-all,+net_admin --)
+    "--inh-caps=-all,+net_admin" "--ambient-caps=-all,+net_admin" "--bounding-set=-all,+net_admin" --)
 
 start_controller() {
     local host=$SCENARIO_CONTROLLER_HOST dir entry agency prefix
