@@ -12,13 +12,17 @@
 //! so nothing is open even for an instant.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pnsbox_agent_core::event::HostFacts;
 use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
-use pnsbox_dataplane::{Counters, Dataplane, Settings, tun};
+use pnsbox_dataplane::tun::{self, TunError};
+use pnsbox_dataplane::{Counters, Dataplane, Settings};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -45,6 +49,8 @@ pub use nftables::FilterDrops;
 /// the rule and the filter stay, and the next [`Host::new`] removes them.
 #[derive(Debug)]
 pub struct Host {
+    /// Held for as long as we own what is ours in this network namespace.
+    _alone: UnixListener,
     settings: HostSettings,
     netlink: Netlink,
     ipv6: bool,
@@ -82,6 +88,7 @@ impl Host {
 
     /// Checks that the network can be changed at all, and removes what a crashed run left.
     pub async fn new(settings: HostSettings) -> Result<Self, HostError> {
+        let alone = alone()?;
         nftables::check().await?;
         let netlink = Netlink::open()?;
         let ipv6 = sysctl::ipv6_usable();
@@ -90,6 +97,7 @@ impl Host {
         }
         let index = Arc::new(AtomicU32::new(0));
         let mut host = Self {
+            _alone: alone,
             settings,
             netlink,
             ipv6,
@@ -240,10 +248,7 @@ impl Host {
             None => {}
         }
         let name = &self.settings.interface;
-        let tun = tun::open(name).map_err(|source| HostError::Tun {
-            name: name.clone(),
-            source,
-        })?;
+        let tun = self.open_tun().await?;
         let link = self.netlink.link(name).await?;
         let link = link.ok_or_else(|| {
             HostError::read_back(HostObject::Interface, format!("no interface {name}"))
@@ -264,6 +269,23 @@ impl Host {
             mtu,
         });
         Ok(link.index)
+    }
+
+    /// A child of ours that is just being started holds a copy of the old interface's descriptor for a moment.
+    async fn open_tun(&self) -> Result<OwnedFd, HostError> {
+        let name = &self.settings.interface;
+        let mut opened = tun::open(name);
+        for _ in 0..DYING_TRIES {
+            match opened {
+                Err(TunError::Busy { .. }) => sleep(DYING_PAUSE).await,
+                Ok(_) | Err(_) => break,
+            }
+            opened = tun::open(name);
+        }
+        opened.map_err(|source| HostError::Tun {
+            name: name.clone(),
+            source,
+        })
     }
 
     fn stop_plane(&mut self) {
@@ -333,6 +355,17 @@ impl Host {
     }
 }
 
+/// Names of abstract sockets belong to the network namespace, as do our table, rule and interface; the kernel
+/// frees them with the process, however it ends (unix(7)).
+fn alone() -> Result<UnixListener, HostError> {
+    let address = SocketAddr::from_abstract_name(ALONE);
+    let listener = address.and_then(|address| UnixListener::bind_addr(&address));
+    listener.map_err(|source| HostError::AnotherAgent {
+        name: ALONE,
+        source,
+    })
+}
+
 /// A node that routes a LAN forwards; one without does not become a router by joining.
 fn forward(filter: &Filter) -> Result<(), HostError> {
     let prefixes = filter.own_prefixes.iter().map(|p| p.addr());
@@ -348,6 +381,8 @@ fn forward(filter: &Filter) -> Result<(), HostError> {
     Ok(())
 }
 
+/// Name of the abstract socket that only one agent of a host can hold.
+const ALONE: &str = "pnsbox-agent";
 /// Tells our interface from others of the same name.
 const ALIAS: &str = "pnsbox";
 /// A killed process gives its interface back within milliseconds.

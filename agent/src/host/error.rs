@@ -23,6 +23,17 @@ pub enum HostError {
          in a container, give it the device; without udev, let the agent's user open it (chmod 666 /dev/net/tun)"
     )]
     NoTun(#[source] io::Error),
+    /// Two agents on one host would undo each other's routes and rules for ever.
+    #[error(
+        "another agent runs on this host (it holds the socket @{name}, see 'ss -xlp'): stop it first"
+    )]
+    AnotherAgent {
+        /// The socket.
+        name: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The name is taken.
     #[error(
         "interface {name} exists and is not this agent's: stop the program that made it, \

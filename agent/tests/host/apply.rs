@@ -253,6 +253,20 @@ fn what_another_program_removed_is_put_back() {
 }
 
 #[test]
+fn a_second_agent_on_the_host_is_refused_and_changes_nothing() {
+    Namespace::new().run_async(|| async {
+        let mut host = start().await;
+        host.apply(&config()).await.unwrap();
+        let before = state();
+        let error = Host::new(settings()).await.unwrap_err();
+        assert!(error.to_string().contains("another agent"), "{error}");
+        assert_eq!(state(), before);
+        host.shutdown().await;
+        start().await.shutdown().await;
+    });
+}
+
+#[test]
 fn an_interface_that_is_not_ours_is_left_alone() {
     Namespace::new().run_async(|| async {
         sh("ip link add pns0 type bridge");
