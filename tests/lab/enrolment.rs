@@ -38,6 +38,10 @@ impl<'a> Newcomer<'a> {
                 .output(BOX, &["pnsbox", "--socket", &socket, "status"])?
                 .status
                 .success())
+        })
+        .or_else(|error| {
+            let log = lab.run(BOX, &["cat", &format!("/run/pnsbox/{name}.log")])?;
+            Err(error.context(log))
         })?;
         Ok(Self {
             lab,
@@ -152,6 +156,8 @@ pub(crate) fn anchors_that_are_no_good_are_named(lab: &Lab) -> Result<()> {
         "already of another network: {twice}"
     );
 
+    // One host has one agent.
+    drop(newcomer);
     let second = Newcomer::start(lab, "thief", 2)?;
     let spent = second.refused(&good)?;
     ensure!(
