@@ -157,7 +157,9 @@ impl World {
             .as_ref()
             .map(|view| view.id.digest);
         open.lied |= matches!(outcome, ViewOutcome::Applied) && held != Some(digest);
-        open.owes &= offered != Some(digest);
+        // One that refuses keeps the view for another attempt, and the next delta builds on the one before it.
+        let refuses = matches!(outcome, ViewOutcome::Refused { .. });
+        open.owes &= refuses || offered != Some(digest);
         let message = ToController::ViewOutcome {
             version: byte(bytes).into(),
             digest,
