@@ -70,9 +70,6 @@ After=network.target sockets.target
 [Service]
 Type=oneshot
 ExecStart=/root/pnsbox/scripts/booted/look.sh
-StandardOutput=tty
-StandardError=tty
-TTYPath=/dev/ttyS0
 TimeoutStartSec=infinity
 END
     mkdir -p -- "$root/etc/systemd/system/multi-user.target.wants"
@@ -82,18 +79,21 @@ END
     rm -rf --one-file-system -- "$root"
 }
 
-# boot WHICH: until the machine switches itself off; its console must say that everything was seen.
+# boot WHICH: until the machine switches itself off; what was seen comes over a serial line of its own, since a login
+# prompt would hang up the console.
 boot() {
-    local log=$WORK/$1.log started
+    local console=$WORK/$1.console seen=$WORK/$1.seen started
     started=$(now_ms)
     say "the $1 boot"
-    timeout "$BOOT_SECONDS" qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m 1024 -nographic -no-reboot \
+    timeout "$BOOT_SECONDS" qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \
         -kernel "$WORK/vmlinuz" -initrd "$WORK/initrd" \
         -append "root=/dev/vda rw console=ttyS0 systemd.show_status=0 net.ifnames=0" \
-        -drive "file=$WORK/disk,if=virtio,format=raw" -nic none </dev/null >"$log" 2>&1 || true
-    tr -d '\r' <"$log" | sed -n 's/^look: /  /p' >&2
-    if ! grep -q '^look: end' "$log" || grep -q '^look: FAILED' "$log"; then
-        show_tail "$log" 60
+        -drive "file=$WORK/disk,if=virtio,format=raw" -nic none \
+        -serial "file:$console" -serial "file:$seen" </dev/null >/dev/null 2>&1 || true
+    tr -d '\r' <"$seen" | sed -n 's/^look: /  /p' >&2
+    if ! grep -q '^look: end' "$seen" || grep -q '^look: FAILED' "$seen"; then
+        show_tail "$console" 15
+        show_tail "$seen" 60
         die "the $1 boot did not show what it should"
     fi
     say "the $1 boot took $(seconds_since "$started") s"

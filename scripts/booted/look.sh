@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs inside the virtual machine of booted.sh, as a service, once at each boot. Says what it saw on the console.
+# Runs inside the virtual machine of booted.sh, as a service, once at each boot. Says what it saw on a serial line.
 set -uo pipefail
 
+exec >/dev/ttyS1 2>&1
 cd /root/pnsbox || exit 1
 # Built outside; install.sh takes them from here.
 export PNSBOX_BIN_DIR=/root/bin HOME=/root
