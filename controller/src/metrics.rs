@@ -91,6 +91,8 @@ impl Metrics {
             described: registering.described,
         };
         metrics.count(&Counters::default());
+        // It was just opened.
+        metrics.store_healthy.set(1);
         Ok(metrics)
     }
 
