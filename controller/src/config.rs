@@ -6,7 +6,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use pnsbox_controller_core::reader::{Mistake, Reader, one_line};
+use pnsbox_controller_core::reader::{MAX_CHARS, Mistake, Reader};
+use pnsbox_proto::text::one_line;
 use pnsbox_proto::{CONTROL_PORT, CONTROLLER_HTTP_PORT};
 use serde_json::Value;
 
@@ -123,7 +124,7 @@ pub fn table(path: &Path, text: &str) -> Result<Value, FileMistakes> {
             .next()
             .map_or(0, |line| line.chars().count())
             + 1;
-        let what = one_line(&error.message().replace('\n', ", "));
+        let what = one_line(&error.message().replace('\n', ", "), MAX_CHARS);
         FileMistakes(vec![format!("{}:{line}:{column}: {what}", path.display())])
     })
 }

@@ -7,6 +7,9 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::id::SHOWN_CHARS;
+use crate::text::one_line;
+
 /// One protocol with the destination ports it may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -47,7 +50,7 @@ impl FromStr for Allow {
     type Err = AllowError;
 
     fn from_str(text: &str) -> Result<Self, AllowError> {
-        let error = || AllowError(crate::id::shown(text));
+        let error = || AllowError(one_line(text, SHOWN_CHARS));
         if text == "icmp" {
             return Ok(Self::Icmp);
         }

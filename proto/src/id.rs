@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::one_line;
+
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is not {what}: {rule}")]
@@ -14,18 +16,8 @@ pub struct NameError {
     rule: &'static str,
 }
 
-/// The beginning of what somebody wrote, for a message: control characters as escapes, since it ends on a terminal.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars().take(80) {
-        if c.is_control() {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
+/// Enough of what somebody wrote to find the mistake, for a message that ends on a terminal.
+pub(crate) const SHOWN_CHARS: usize = 80;
 
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $parse:expr) => {
@@ -48,7 +40,7 @@ macro_rules! name_type {
                 let check: fn(&str) -> Result<(), (&'static str, &'static str)> = $parse;
                 match check(text) {
                     Ok(()) => Ok(Self(text.to_owned())),
-                    Err((what, rule)) => Err(NameError { text: shown(text), what, rule }),
+                    Err((what, rule)) => Err(NameError { text: one_line(text, SHOWN_CHARS), what, rule }),
                 }
             }
         }

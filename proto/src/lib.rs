@@ -13,6 +13,7 @@
 //! | What may pass between two agencies? | [`access`] |
 //! | What is a service? | [`service`] |
 //! | What does an agent report? | [`health`] |
+//! | How is foreign text shown? | [`text`] |
 //! | Who says what to whom? | [`message`], in [`frame`]s; [`probe`]s in datagrams |
 
 pub mod access;
@@ -26,6 +27,7 @@ pub mod key;
 pub mod message;
 pub mod probe;
 pub mod service;
+pub mod text;
 pub mod time;
 pub mod view;
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use pnsbox_proto::text::one_line;
+
 /// Every mistake of a configuration; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Mistake>);
@@ -62,30 +64,14 @@ impl fmt::Display for Mistake {
         if !self.table.is_empty() {
             write!(f, "[{}] ", self.table)?;
         }
-        let key = one_line(&self.key);
+        let key = one_line(&self.key, MAX_CHARS);
         match (&self.value, key.is_empty()) {
-            (Some(value), _) => write!(f, "{key} = {}: ", one_line(value))?,
+            (Some(value), _) => write!(f, "{key} = {}: ", one_line(value, MAX_CHARS))?,
             (None, false) => write!(f, "{key}: ")?,
             (None, true) => {}
         }
-        f.write_str(&one_line(&self.rule))
+        f.write_str(&one_line(&self.rule, MAX_CHARS))
     }
-}
-
-/// What a person wrote, or a parser said of it, as part of one line: control characters as escapes, long texts cut.
-fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for c in text.chars().take(MAX_CHARS) {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    if text.chars().nth(MAX_CHARS).is_some() {
-        line.push('…');
-    }
-    line
 }
 
 /// Enough to recognise a value; every rule is shorter.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use pnsbox_proto::text::one_line;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -26,32 +27,16 @@ impl fmt::Display for Mistake {
         if !self.table.is_empty() {
             write!(f, "[{}] ", self.table)?;
         }
-        f.write_str(&one_line(&self.key))?;
+        f.write_str(&one_line(&self.key, MAX_CHARS))?;
         if let Some(value) = &self.value {
-            write!(f, " = {}", one_line(value))?;
+            write!(f, " = {}", one_line(value, MAX_CHARS))?;
         }
-        write!(f, ": {}", one_line(&self.rule))
+        write!(f, ": {}", one_line(&self.rule, MAX_CHARS))
     }
-}
-
-/// What a person wrote, or a parser said of it, as part of one line: control characters as escapes, long texts cut.
-pub fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for c in text.chars().take(MAX_CHARS) {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    if text.chars().nth(MAX_CHARS).is_some() {
-        line.push('…');
-    }
-    line
 }
 
 /// Enough to recognise a value; a rule that names prefixes of an agency may be cut.
-const MAX_CHARS: usize = 400;
+pub const MAX_CHARS: usize = 400;
 
 /// Reads one table. Keys that nobody asked for are mistakes: say [`Reader::finish`] at the end.
 #[derive(Debug)]
