@@ -1,7 +1,6 @@
 //! The `pnsbox` command: asks the running agent and prints. It changes nothing itself.
 
 pub mod exit;
-pub mod generate;
 mod render;
 
 use std::net::SocketAddr;
@@ -16,6 +15,8 @@ use pnsbox_agent_core::snapshot::{ServiceStatus, StatusSnapshot};
 use pnsbox_proto::id::NodeName;
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use pnsbox_program::generate;
 
 use crate::admin::{AnchorText, AskError, Pong, Request, ask_agent};
 use crate::config::Config;

@@ -16,7 +16,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod eventloop;
-pub mod failpoint;
 pub mod host;
 pub mod http;
 pub mod keys;
@@ -25,3 +24,5 @@ pub mod metrics;
 pub mod run;
 pub mod store;
 pub mod systemd;
+
+pub use pnsbox_program::failpoint;

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use pnsbox_agent::cli::{exit, generate};
+use pnsbox_agent::cli::exit;
 use pnsbox_agent::config::Config;
 use pnsbox_agent::keys;
+use pnsbox_program::generate;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 use tracing_subscriber::EnvFilter;

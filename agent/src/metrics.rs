@@ -10,12 +10,11 @@ use pnsbox_agent_core::snapshot::{
     MembershipState, ServiceState, ServiceStatus, StatusSnapshot, Tally,
 };
 use pnsbox_dataplane::{Counters, PeerCounters, PublicKey};
+use pnsbox_program::process;
 use pnsbox_proto::health::PeerHealth;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::time::UnixTime;
 use prometheus::core::{Collector, Desc};
-use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::MetricFamily;
 use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// What an answer is made of.
@@ -63,7 +62,7 @@ pub fn render(reading: &Reading<'_>) -> String {
         families.fill_data_plane(counters, reading.progress);
     }
     let mut gathered = families.registry.gather();
-    gathered.extend(of_the_process());
+    gathered.extend(process::families());
     let mut text = Vec::new();
     TextEncoder::new()
         .encode(&gathered, &mut text)
@@ -75,20 +74,6 @@ pub fn render(reading: &Reading<'_>) -> String {
 pub fn described() -> Vec<Desc> {
     Families::declare().described
 }
-
-/// CPU time, memory, file descriptors and start of the process, in the names that every exporter uses.
-fn of_the_process() -> impl Iterator<Item = MetricFamily> {
-    let families = ProcessCollector::for_self().collect().into_iter();
-    families.filter(|family| PROCESS.contains(&family.name()))
-}
-
-const PROCESS: [&str; 5] = [
-    "process_cpu_seconds_total",
-    "process_max_fds",
-    "process_open_fds",
-    "process_resident_memory_bytes",
-    "process_start_time_seconds",
-];
 
 /// Declares each metric once: its field is its name.
 ///

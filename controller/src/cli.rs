@@ -3,7 +3,6 @@
 pub mod exit;
 
 mod fleet;
-mod generate;
 mod init;
 mod render;
 
@@ -17,6 +16,7 @@ use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnet::{IpNet, Ipv4Net};
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
+use pnsbox_program::generate;
 use pnsbox_proto::id::{AgencyName, NetworkName};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -174,13 +174,7 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Command::Man { directory } => {
-            return match generate::man(Args::command(), "8", &directory) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => exit::error(
-                    &anyhow::Error::new(error)
-                        .context(format!("no manual pages in {}", directory.display())),
-                ),
-            };
+            return generate::pages(Args::command(), "8", &directory);
         }
     };
     let asked = request.and_then(|(request, file)| Ok((operator::ask(&config, &request)?, file)));

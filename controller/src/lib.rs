@@ -17,10 +17,11 @@ pub mod agents;
 pub mod cli;
 pub mod config;
 pub mod eventloop;
-pub mod failpoint;
 pub mod http;
 pub mod keys;
 pub mod metrics;
 pub mod operator;
 pub mod serve;
 pub mod store;
+
+pub use pnsbox_program::failpoint;

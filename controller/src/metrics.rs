@@ -2,9 +2,8 @@
 
 use pnsbox_controller_core::controller::{Controller, Counters, REFUSALS};
 use pnsbox_controller_core::fleet::NodeState;
+use pnsbox_program::process;
 use prometheus::core::{Collector, Desc};
-use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -139,7 +138,7 @@ impl Metrics {
     /// The text that Prometheus reads.
     pub fn text(&self) -> prometheus::Result<String> {
         let mut gathered = self.registry.gather();
-        gathered.extend(of_the_process());
+        gathered.extend(process::families());
         let mut text = Vec::new();
         TextEncoder::new().encode(&gathered, &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
@@ -167,20 +166,6 @@ impl Metrics {
         }
     }
 }
-
-/// CPU time, memory, file descriptors and start of the process, in the names that every exporter uses.
-fn of_the_process() -> impl Iterator<Item = MetricFamily> {
-    let families = ProcessCollector::for_self().collect().into_iter();
-    families.filter(|family| PROCESS.contains(&family.name()))
-}
-
-const PROCESS: [&str; 5] = [
-    "process_cpu_seconds_total",
-    "process_max_fds",
-    "process_open_fds",
-    "process_resident_memory_bytes",
-    "process_start_time_seconds",
-];
 
 /// Makes metrics, each registered and described.
 #[derive(Default)]

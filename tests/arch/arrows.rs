@@ -8,6 +8,11 @@ use super::{root, rust_files};
 const ARROWS: &[(&str, &[&str], &str)] = &[
     ("proto", &[], "both programs and the fuzzers link it"),
     (
+        "proto/program",
+        &[],
+        "both programs link it, whatever they do",
+    ),
+    (
         "proto/transport",
         &["pnsbox-proto"],
         "both programs link it",
@@ -26,6 +31,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "agent",
         &[
             "pnsbox-proto",
+            "pnsbox-program",
             "pnsbox-transport",
             "pnsbox-agent-core",
             "pnsbox-dataplane",
@@ -39,7 +45,12 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "controller",
-        &["pnsbox-proto", "pnsbox-transport", "pnsbox-controller-core"],
+        &[
+            "pnsbox-proto",
+            "pnsbox-program",
+            "pnsbox-transport",
+            "pnsbox-controller-core",
+        ],
         "agent and controller meet only in proto",
     ),
 ];

@@ -1,4 +1,4 @@
-//! Named steps at which a test makes the agent hang or die. In what is installed there are none.
+//! Named steps at which a test makes a program hang or die. In what is installed there are none.
 //!
 //! `FAILPOINTS="name=return"` in the environment of a test build kills it there as SIGKILL would, `name=pause` hangs it;
 //! `name=3*off->return` lets three passes go by first. The names stand where [`step`] is called.

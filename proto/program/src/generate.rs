@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Command;
 use clap_complete::Shell;
 
-use super::exit;
+use crate::exit;
 
 /// Prints the completion for a shell.
 pub fn completion(mut command: Command, shell: Shell) {
