@@ -103,40 +103,7 @@ pub(crate) fn anchors_that_are_no_good_are_named(lab: &Lab) -> Result<()> {
     let late = newcomer.refused(&expired)?;
     ensure!(late.contains("expired"), "{late}");
 
-    // Another network's controller, on another port of the same host: its anchors lead to it, and ours do not.
-    let other = "--config=/etc/pnsbox/other.toml";
-    let setup = "mkdir -p /var/lib/pnsbox-controller/other && cat > /etc/pnsbox/other.toml <<'E'\n\
-                 state_dir = \"/var/lib/pnsbox-controller/other\"\nsocket = \"/run/pnsbox-controller/other.sock\"\n\
-                 listen = [\"203.0.113.10:4443\"]\n[http]\nlisten = \"127.0.0.1:9687\"\nE\n";
-    lab.run(CONTROLLER, &["sh", "-c", setup])?;
-    let controller = |words: &[&str]| {
-        let words = [&["pnsbox-controller", other], words].concat();
-        lab.run(CONTROLLER, &words)
-    };
-    controller(&[
-        "init",
-        "--network",
-        "lain",
-        "--address",
-        "203.0.113.10:4443",
-    ])?;
-    controller(&["agency", "add", "kab-kudus", "--prefix", "10.71.0.0/16"])?;
-    let foreign = controller(&["invite", "kab-kudus"])?;
-    let _other = lab.spawn(
-        CONTROLLER,
-        &["timeout", "60", "pnsbox-controller", other, "serve"],
-    )?;
-    lab.wait(
-        "the other controller serves",
-        Duration::from_secs(10),
-        |lab| {
-            Ok(lab
-                .output(CONTROLLER, &["pnsbox-controller", other, "status"])?
-                .status
-                .success())
-        },
-    )?;
-
+    let (_other, foreign) = another_network(lab)?;
     // Forged: an anchor of the other network that names our controller's address.
     let forge = "import sys,json,base64,hashlib\nb=sys.argv[1].strip().split('.')[1]\n\
                  j=json.loads(base64.urlsafe_b64decode(b+'='*(-len(b)%4)))\nj['controllers']=['203.0.113.10:443']\n\
@@ -165,6 +132,43 @@ pub(crate) fn anchors_that_are_no_good_are_named(lab: &Lab) -> Result<()> {
         "{spent}"
     );
     Ok(())
+}
+
+/// Another network's controller, on another port of the same host, and an anchor of it: it leads there, and ours do not.
+fn another_network(lab: &Lab) -> Result<(Background, String)> {
+    let other = "--config=/etc/pnsbox/other.toml";
+    let setup = "mkdir -p /var/lib/pnsbox-controller/other && cat > /etc/pnsbox/other.toml <<'E'\n\
+                 state_dir = \"/var/lib/pnsbox-controller/other\"\nsocket = \"/run/pnsbox-controller/other.sock\"\n\
+                 listen = [\"203.0.113.10:4443\"]\n[http]\nlisten = \"127.0.0.1:9687\"\nE\n";
+    lab.run(CONTROLLER, &["sh", "-c", setup])?;
+    let controller = |words: &[&str]| {
+        let words = [&["pnsbox-controller", other], words].concat();
+        lab.run(CONTROLLER, &words)
+    };
+    controller(&[
+        "init",
+        "--network",
+        "lain",
+        "--address",
+        "203.0.113.10:4443",
+    ])?;
+    controller(&["agency", "add", "kab-kudus", "--prefix", "10.71.0.0/16"])?;
+    let foreign = controller(&["invite", "kab-kudus"])?;
+    let serving = lab.spawn(
+        CONTROLLER,
+        &["timeout", "60", "pnsbox-controller", other, "serve"],
+    )?;
+    lab.wait(
+        "the other controller serves",
+        Duration::from_secs(10),
+        |lab| {
+            Ok(lab
+                .output(CONTROLLER, &["pnsbox-controller", other, "status"])?
+                .status
+                .success())
+        },
+    )?;
+    Ok((serving, foreign))
 }
 
 pub(crate) fn names_and_prefixes_that_are_taken_are_named(lab: &Lab) -> Result<()> {
