@@ -88,7 +88,7 @@ impl Host {
 
     /// Checks that the network can be changed at all, and removes what a crashed run left.
     pub async fn new(settings: HostSettings) -> Result<Self, HostError> {
-        let alone = alone()?;
+        let alone = alone().await?;
         nftables::check().await?;
         let netlink = Netlink::open()?;
         let ipv6 = sysctl::ipv6_usable();
@@ -357,10 +357,18 @@ impl Host {
 
 /// Names of abstract sockets belong to the network namespace, as do our table, rule and interface; the kernel
 /// frees them with the process, however it ends (unix(7)).
-fn alone() -> Result<UnixListener, HostError> {
-    let address = SocketAddr::from_abstract_name(ALONE);
-    let listener = address.and_then(|address| UnixListener::bind_addr(&address));
-    listener.map_err(|source| HostError::AnotherAgent {
+async fn alone() -> Result<UnixListener, HostError> {
+    let bind = || UnixListener::bind_addr(&SocketAddr::from_abstract_name(ALONE)?);
+    let mut bound = bind();
+    for _ in 0..DYING_TRIES {
+        if bound.is_ok() {
+            break;
+        }
+        // The threads of an agent that was killed end one after the other.
+        sleep(DYING_PAUSE).await;
+        bound = bind();
+    }
+    bound.map_err(|source| HostError::AnotherAgent {
         name: ALONE,
         source,
     })

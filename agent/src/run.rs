@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::fcntl::{Flock, FlockArg};
 use pnsbox_agent_core::event::{Identity, Start};
 use pnsbox_proto::key::{IdentityKey, WireguardKey};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use crate::admin::{self, AdminSocket, Question};
 use crate::config::Config;
@@ -26,7 +29,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     Host::check_rights()?;
     std::fs::create_dir_all(&config.state_dir)
         .with_context(|| format!("state_dir {} cannot be made", config.state_dir.display()))?;
-    let _only_one_agent_per_state_dir = lock(&config.state_dir)?;
+    let _only_one_agent_per_state_dir = lock(&config.state_dir).await?;
     store::remove_unfinished(&config.state_dir);
     let keys = keys::load_or_create(&config.state_dir)?;
     let start = start(&config, &keys)?;
@@ -74,16 +77,26 @@ fn start(config: &Config, keys: &NodeKeys) -> anyhow::Result<Start> {
 
 /// Held for the life of the process: two agents on one state directory would fight over keys and kernel.
 /// The directory itself, so that a disk that takes no file any more still takes an agent.
-fn lock(state_dir: &Path) -> anyhow::Result<nix::fcntl::Flock<File>> {
+async fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
     let shown = state_dir.display();
-    let directory =
+    let mut directory =
         File::open(state_dir).with_context(|| format!("state_dir {shown} cannot be opened"))?;
-    nix::fcntl::Flock::lock(directory, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(
-        |(_, error)| {
-            anyhow::anyhow!("state_dir {shown} is held by another agent ({error}): stop it first")
-        },
-    )
+    for _ in 0..DYING_TRIES {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, _)) => directory = unlocked,
+        }
+        // The threads of an agent that was killed end one after the other.
+        sleep(DYING_PAUSE).await;
+    }
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        anyhow::anyhow!("state_dir {shown} is held by another agent ({error}): stop it first")
+    })
 }
+
+/// A killed agent is gone within milliseconds; one that is there after a second stays.
+const DYING_TRIES: u32 = 10;
+const DYING_PAUSE: Duration = Duration::from_millis(100);
 
 fn metrics_text(events: mpsc::Sender<Event>) -> crate::http::MetricsSource {
     std::sync::Arc::new(move || {
