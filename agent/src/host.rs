@@ -11,13 +11,13 @@
 //! On the way up the filter comes first and the routes come last; on the way down the reverse,
 //! so nothing is open even for an instant.
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use pnsbox_agent_core::event::HostFacts;
 use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::dying;
 use crate::failpoint::step;
 use crate::keys::WireguardSecret;
 
@@ -271,21 +272,15 @@ impl Host {
         Ok(link.index)
     }
 
-    /// A child of ours that is just being started holds a copy of the old interface's descriptor for a moment.
     async fn open_tun(&self) -> Result<OwnedFd, HostError> {
         let name = &self.settings.interface;
-        let mut opened = tun::open(name);
-        for _ in 0..DYING_TRIES {
-            match opened {
-                Err(TunError::Busy { .. }) => sleep(DYING_PAUSE).await,
-                Ok(_) | Err(_) => break,
-            }
-            opened = tun::open(name);
-        }
-        opened.map_err(|source| HostError::Tun {
-            name: name.clone(),
-            source,
-        })
+        let is_held = |error: &TunError| matches!(error, TunError::Busy { .. });
+        dying::outlast(|| tun::open(name), is_held)
+            .await
+            .map_err(|source| HostError::Tun {
+                name: name.clone(),
+                source,
+            })
     }
 
     fn stop_plane(&mut self) {
@@ -341,7 +336,7 @@ impl Host {
     /// A TUN interface goes with its process, so one with our name is somebody else's, or that process is just dying.
     async fn remove_stale_interface(&self) -> Result<(), HostError> {
         let name = &self.settings.interface;
-        for _ in 0..DYING_TRIES {
+        for _ in 0..dying::TRIES {
             let Some(link) = self.netlink.link(name).await? else {
                 return Ok(());
             };
@@ -349,7 +344,7 @@ impl Host {
                 warn!(interface = %name, "removing the interface that an earlier run left");
                 return Ok(self.netlink.delete_link(&link).await?);
             }
-            sleep(DYING_PAUSE).await;
+            sleep(dying::PAUSE).await;
         }
         Err(HostError::InterfaceTaken { name: name.clone() })
     }
@@ -359,15 +354,8 @@ impl Host {
 /// frees them with the process, however it ends (unix(7)).
 async fn alone() -> Result<UnixListener, HostError> {
     let bind = || UnixListener::bind_addr(&SocketAddr::from_abstract_name(ALONE)?);
-    let mut bound = bind();
-    for _ in 0..DYING_TRIES {
-        if bound.is_ok() {
-            break;
-        }
-        // The threads of an agent that was killed end one after the other.
-        sleep(DYING_PAUSE).await;
-        bound = bind();
-    }
+    let is_held = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let bound = dying::outlast(bind, is_held).await;
     bound.map_err(|source| HostError::AnotherAgent {
         name: ALONE,
         source,
@@ -393,6 +381,3 @@ fn forward(filter: &Filter) -> Result<(), HostError> {
 const ALONE: &str = "pnsbox-agent";
 /// Tells our interface from others of the same name.
 const ALIAS: &str = "pnsbox";
-/// A killed process gives its interface back within milliseconds.
-const DYING_TRIES: u32 = 10;
-const DYING_PAUSE: Duration = Duration::from_millis(100);

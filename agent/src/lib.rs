@@ -15,6 +15,7 @@ pub mod checks;
 pub mod cli;
 pub mod config;
 pub mod control;
+mod dying;
 pub mod eventloop;
 pub mod host;
 pub mod http;

@@ -1,19 +1,19 @@
 //! Puts an agent together from its configuration and runs it: so `main` stays short and a test can start one in its process.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
 use pnsbox_agent_core::event::{Identity, Start};
 use pnsbox_proto::key::{IdentityKey, WireguardKey};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 
 use crate::admin::{self, AdminSocket, Question};
 use crate::config::Config;
 use crate::control::Control;
+use crate::dying;
 use crate::eventloop::{EVENTS, Event, EventLoop, Parts};
 use crate::host::{Host, HostSettings};
 use crate::http::HttpServer;
@@ -79,24 +79,17 @@ fn start(config: &Config, keys: &NodeKeys) -> anyhow::Result<Start> {
 /// The directory itself, so that a disk that takes no file any more still takes an agent.
 async fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
     let shown = state_dir.display();
-    let mut directory =
+    let directory =
         File::open(state_dir).with_context(|| format!("state_dir {shown} cannot be opened"))?;
-    for _ in 0..DYING_TRIES {
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((unlocked, _)) => directory = unlocked,
-        }
-        // The threads of an agent that was killed end one after the other.
-        sleep(DYING_PAUSE).await;
-    }
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+    let lock = || {
+        Flock::lock(directory.try_clone()?, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, error)| io::Error::from(error))
+    };
+    let is_held = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    dying::outlast(lock, is_held).await.map_err(|error| {
         anyhow::anyhow!("state_dir {shown} is held by another agent ({error}): stop it first")
     })
 }
-
-/// A killed agent is gone within milliseconds; one that is there after a second stays.
-const DYING_TRIES: u32 = 10;
-const DYING_PAUSE: Duration = Duration::from_millis(100);
 
 fn metrics_text(events: mpsc::Sender<Event>) -> crate::http::MetricsSource {
     std::sync::Arc::new(move || {
