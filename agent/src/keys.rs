@@ -73,9 +73,6 @@ pub enum KeysError {
         /// Which.
         path: PathBuf,
     },
-    /// The kernel would dump them.
-    #[error("the system does not let the agent keep its keys out of core dumps")]
-    CoreDumps(#[source] io::Error),
     /// No entropy.
     #[error("the system gives no random bytes for {}: {reason}", path.display())]
     NoEntropy {
@@ -84,11 +81,6 @@ pub enum KeysError {
         /// What it said.
         reason: String,
     },
-}
-
-/// A process that holds keys leaves no core dump and cannot be traced by its own user.
-pub fn keep_out_of_core_dumps() -> Result<(), KeysError> {
-    nix::sys::prctl::set_dumpable(false).map_err(|e| KeysError::CoreDumps(e.into()))
 }
 
 /// Reads the keys of `state_dir`; makes those that were never there.
@@ -293,13 +285,6 @@ mod tests {
         let error = load_or_create(dir.path()).unwrap_err();
         assert!(matches!(error, KeysError::Lost { .. }), "{error}");
         assert!(!dir.path().join(IDENTITY_FILE).exists());
-    }
-
-    #[test]
-    fn keys_are_kept_out_of_core_dumps() {
-        assert!(nix::sys::prctl::get_dumpable().unwrap());
-        keep_out_of_core_dumps().unwrap();
-        assert!(!nix::sys::prctl::get_dumpable().unwrap());
     }
 
     #[test]

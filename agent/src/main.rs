@@ -7,8 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use pnsbox_agent::cli::exit;
 use pnsbox_agent::config::Config;
-use pnsbox_agent::keys;
-use pnsbox_program::generate;
+use pnsbox_program::{dumps, generate};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -49,6 +48,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = dumps::forbid() {
+        return exit::failure(
+            exit::OS_ERROR,
+            &format!("core files cannot be forbidden: {error}"),
+        );
+    }
     pnsbox_agent::failpoint::arm();
     pnsbox_agent::failpoint::step("start");
     let args = match Args::try_parse() {
@@ -80,9 +85,6 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    if let Err(error) = keys::keep_out_of_core_dumps() {
-        return exit::failure(exit::OS_ERROR, &error);
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

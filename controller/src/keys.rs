@@ -61,12 +61,6 @@ pub fn load_or_make(path: &Path) -> anyhow::Result<SigningKey> {
     }
 }
 
-/// No core file of this process, and no other process of its user reads its memory.
-pub fn forbid_dumps() -> nix::Result<()> {
-    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
-    nix::sys::prctl::set_dumpable(false)
-}
-
 /// Makes a directory that only the owner enters.
 pub fn private_dir(path: &Path) -> anyhow::Result<()> {
     let mut builder = DirBuilder::new();

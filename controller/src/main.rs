@@ -6,10 +6,11 @@ use clap::Parser as _;
 use pnsbox_controller::cli::{self, Args, exit};
 
 fn main() -> ExitCode {
-    if let Err(error) = pnsbox_controller::keys::forbid_dumps() {
-        exit::explain(&format!(
-            "warning: a crash may write keys to a core file: {error}"
-        ));
+    if let Err(error) = pnsbox_program::dumps::forbid() {
+        return exit::failure(
+            exit::OS_ERROR,
+            &format!("core files cannot be forbidden: {error}"),
+        );
     }
     pnsbox_controller::failpoint::arm();
     pnsbox_controller::failpoint::step("start");

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | Which code does a command end with, and where does it print? | [`exit`] |
 //! | Where do completions and manual pages come from? | [`generate`] |
+//! | Who may see its memory? | [`dumps`] |
 //! | Where can a test kill or hang a program? | [`failpoint`] |
 //! | What does `/metrics` say of the process? | [`process`] |
 
+pub mod dumps;
 pub mod exit;
 pub mod failpoint;
 pub mod generate;
