@@ -9,6 +9,7 @@
 //! | How are boringtun's defects wrapped? | `peer` |
 //! | Which peer is meant? | `table` |
 //! | What does a relay frame look like? | `relay` |
+//! | How do super-packets become packets, and back? | `offload` |
 //! | Which threads run? | `worker` |
 //! | What is counted? | [`counters`] |
 
@@ -16,6 +17,11 @@ pub mod counters;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod limiter;
+#[cfg_attr(
+    not(any(test, feature = "fuzz")),
+    expect(dead_code, reason = "the workers do not use it yet")
+)]
+mod offload;
 mod packet;
 mod peer;
 mod plane;
