@@ -13,7 +13,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pnsbox_agent_core::event::HostFacts;
 use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
-use pnsbox_dataplane::tun::{self, TunError};
+use pnsbox_dataplane::tun::{self, Tun, TunError};
 use pnsbox_dataplane::{Counters, Dataplane, Settings};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -272,7 +271,7 @@ impl Host {
         Ok(link.index)
     }
 
-    async fn open_tun(&self) -> Result<OwnedFd, HostError> {
+    async fn open_tun(&self) -> Result<Tun, HostError> {
         let name = &self.settings.interface;
         let is_held = |error: &TunError| matches!(error, TunError::Busy { .. });
         dying::outlast(|| tun::open(name), is_held)

@@ -9,13 +9,15 @@ use std::collections::BTreeMap;
 use pnsbox_agent_core::snapshot::{
     MembershipState, ServiceState, ServiceStatus, StatusSnapshot, Tally,
 };
-use pnsbox_dataplane::{Counters, PeerCounters, PublicKey};
+use pnsbox_dataplane::{Counters, PeerCounters, PublicKey, WorkerCounters};
 use pnsbox_program::process;
 use pnsbox_proto::health::PeerHealth;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::time::UnixTime;
 use prometheus::core::{Collector, Desc};
-use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    CounterVec, Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// What an answer is made of.
 #[derive(Debug)]
@@ -135,6 +137,15 @@ families! {
     own_service_healthy: IntGaugeVec, &["service", "kind"], "1 while the checks of a service of this box pass.";
     services: IntGaugeVec, &["state"], "Services that this box knows of: available or blocked_by_policy.";
     drop_packets_total: IntCounterVec, &["reason"], "Packets dropped by the data plane, or by the packet filter (filter_*).";
+    worker_busy_seconds_total: CounterVec, &["worker"], "Processor time of a worker of the data plane.";
+    tun_reads_total: IntCounterVec, NONE, "Reads of the interface.";
+    tun_read_packets_total: IntCounterVec, NONE, "Packets that those reads were cut into.";
+    tun_writes_total: IntCounterVec, NONE, "Writes to the interface.";
+    tun_write_packets_total: IntCounterVec, NONE, "Packets that were merged into those writes.";
+    udp_sends_total: IntCounterVec, NONE, "Runs of datagrams handed to the socket.";
+    udp_send_datagrams_total: IntCounterVec, NONE, "Datagrams in those runs.";
+    udp_receives_total: IntCounterVec, NONE, "Runs of datagrams taken from the socket.";
+    udp_receive_datagrams_total: IntCounterVec, NONE, "Datagrams in those runs.";
     relay_packets_total: IntCounterVec, NONE, "Datagrams relayed for others.";
     relay_bytes_total: IntCounterVec, NONE, "Bytes relayed for others.";
 }
@@ -304,10 +315,34 @@ impl Families {
         self.relay_bytes_total
             .with_label_values(NONE)
             .inc_by(counters.relayed_bytes);
+        self.fill_workers(&counters.workers);
         if let Some(progress) = progress {
             self.data_plane_progress_timestamp_seconds
                 .with_label_values(NONE)
                 .set(signed(progress.0));
+        }
+    }
+
+    fn fill_workers(&self, workers: &[WorkerCounters]) {
+        for worker in workers {
+            self.worker_busy_seconds_total
+                .with_label_values(&[worker.name])
+                .inc_by(worker.busy.as_secs_f64());
+            for (family, count) in [
+                (&self.tun_reads_total, worker.tun_reads),
+                (&self.tun_read_packets_total, worker.tun_read_packets),
+                (&self.tun_writes_total, worker.tun_writes),
+                (&self.tun_write_packets_total, worker.tun_written_packets),
+                (&self.udp_sends_total, worker.udp_sends),
+                (&self.udp_send_datagrams_total, worker.udp_sent_datagrams),
+                (&self.udp_receives_total, worker.udp_receives),
+                (
+                    &self.udp_receive_datagrams_total,
+                    worker.udp_received_datagrams,
+                ),
+            ] {
+                family.with_label_values(NONE).inc_by(count);
+            }
         }
     }
 }

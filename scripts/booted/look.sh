@@ -104,7 +104,7 @@ hang() {
     local began
     mkdir -p /run/systemd/system/pnsbox-agent.service.d
     # Rounds of 200 ms: it hangs some seconds after it is ready.
-    printf '[Service]\nEnvironment="FAILPOINTS=worker_udp=20*off->pause"\n' >/run/systemd/system/pnsbox-agent.service.d/hang.conf
+    printf '[Service]\nEnvironment="FAILPOINTS=worker_packets=20*off->pause"\n' >/run/systemd/system/pnsbox-agent.service.d/hang.conf
     systemctl daemon-reload
     systemctl restart pnsbox-agent
     began=$SECONDS

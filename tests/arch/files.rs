@@ -68,8 +68,10 @@ fn unsafe_code_is_only_where_the_kernel_is() {
         .into_iter()
         .filter(|(path, _)| !path.starts_with("tests/arch/"))
     {
-        let allowed =
-            path.starts_with("agent/dataplane/src/") || path.starts_with("agent/src/host");
+        // A test counts allocations, and an allocator is unsafe by nature.
+        let allowed = path.starts_with("agent/dataplane/src/")
+            || path.starts_with("agent/src/host")
+            || path == "agent/dataplane/tests/allocations.rs";
         let used = text.lines().any(|line| {
             let line = line.trim_start();
             !line.starts_with("//") && (line.contains("unsafe {") || line.contains("unsafe fn"))

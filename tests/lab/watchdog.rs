@@ -26,7 +26,7 @@ pub(crate) fn a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_vie
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )?;
     lab.stop_program(HOST, AGENT, "TERM")?;
-    for worker in ["worker_udp", "worker_tun", "worker_timers"] {
+    for worker in ["worker_packets", "worker_timers"] {
         let path = dir.path().join(worker);
         let manager = Manager::listen(&path)?;
         let notify = format!("NOTIFY_SOCKET={}", path.display());

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::snapshot::PublicKey;
 
@@ -33,13 +35,19 @@ pub enum DropReason {
     RateLimited,
     /// The kernel did not take the datagram.
     SendFailed,
+    /// More to send than the kernel takes, and the queue for it is full.
+    QueueFull,
     /// The kernel did not take the packet.
     TunWriteFailed,
+    /// Datagrams came faster than they were taken: the socket's receive buffer was full.
+    ReceiveQueueFull,
+    /// The host sent faster than packets were taken: the interface's queue was full.
+    TunQueueFull,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::NoPeer,
         Self::NoEndpoint,
         Self::MalformedPacket,
@@ -52,7 +60,10 @@ impl DropReason {
         Self::InvalidDatagram,
         Self::RateLimited,
         Self::SendFailed,
+        Self::QueueFull,
         Self::TunWriteFailed,
+        Self::ReceiveQueueFull,
+        Self::TunQueueFull,
     ];
 
     /// The label in metrics.
@@ -70,7 +81,10 @@ impl DropReason {
             Self::InvalidDatagram => "invalid_datagram",
             Self::RateLimited => "rate_limited",
             Self::SendFailed => "send_failed",
+            Self::QueueFull => "queue_full",
             Self::TunWriteFailed => "tun_write_failed",
+            Self::ReceiveQueueFull => "receive_queue_full",
+            Self::TunQueueFull => "tun_queue_full",
         }
     }
 }
@@ -86,6 +100,33 @@ pub struct Counters {
     pub relayed_packets: u64,
     /// Bytes of those, without the frame's header.
     pub relayed_bytes: u64,
+    /// Each worker.
+    pub workers: Vec<WorkerCounters>,
+}
+
+/// What one worker did. Packets by reads, datagrams by sends and so on are the sizes of its batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerCounters {
+    /// Its name.
+    pub name: &'static str,
+    /// Processor time that it used.
+    pub busy: Duration,
+    /// Reads of the TUN.
+    pub tun_reads: u64,
+    /// Packets that they were cut into.
+    pub tun_read_packets: u64,
+    /// Writes to the TUN.
+    pub tun_writes: u64,
+    /// Packets that were merged into them.
+    pub tun_written_packets: u64,
+    /// Runs of datagrams handed to the socket.
+    pub udp_sends: u64,
+    /// Datagrams in them.
+    pub udp_sent_datagrams: u64,
+    /// Runs of datagrams taken from the socket.
+    pub udp_receives: u64,
+    /// Datagrams in them.
+    pub udp_received_datagrams: u64,
 }
 
 /// One peer's counters, kept as long as the peer stays in the snapshot.
@@ -123,16 +164,26 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn drop(&self, reason: DropReason) {
-        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.drop_many(reason, 1);
     }
 
-    pub(crate) fn relayed(&self, bytes: usize) {
-        self.relayed_packets.fetch_add(1, Ordering::Relaxed);
-        self.relayed_bytes
-            .fetch_add(bytes as u64, Ordering::Relaxed);
+    pub(crate) fn drop_many(&self, reason: DropReason, count: u64) {
+        if count > 0 {
+            self.drops[reason as usize].fetch_add(count, Ordering::Relaxed);
+        }
     }
 
-    pub(crate) fn read(&self, peers: Vec<PeerCounters>) -> Counters {
+    /// Takes over a count that somebody else keeps.
+    pub(crate) fn set(&self, reason: DropReason, count: u64) {
+        self.drops[reason as usize].store(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn relayed(&self, packets: u64, bytes: u64) {
+        self.relayed_packets.fetch_add(packets, Ordering::Relaxed);
+        self.relayed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self, peers: Vec<PeerCounters>, workers: Vec<WorkerCounters>) -> Counters {
         let drops = DropReason::ALL
             .map(|reason| (reason, self.drops[reason as usize].load(Ordering::Relaxed)));
         Counters {
@@ -140,8 +191,105 @@ impl Tally {
             drops: drops.to_vec(),
             relayed_packets: self.relayed_packets.load(Ordering::Relaxed),
             relayed_bytes: self.relayed_bytes.load(Ordering::Relaxed),
+            workers,
         }
     }
+}
+
+/// One worker's counters; only that worker writes them, so they stay in its cache.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct WorkerTally {
+    name: &'static str,
+    started: Instant,
+    busy_nanoseconds: AtomicU64,
+    published_milliseconds: AtomicU64,
+    tun_reads: AtomicU64,
+    tun_read_packets: AtomicU64,
+    tun_writes: AtomicU64,
+    tun_written_packets: AtomicU64,
+    udp_sends: AtomicU64,
+    udp_sent_datagrams: AtomicU64,
+    udp_receives: AtomicU64,
+    udp_received_datagrams: AtomicU64,
+}
+
+/// How often a worker says how busy it was, in milliseconds: asking the kernel costs more than a packet.
+const BUSY_EVERY: u64 = 100;
+
+impl WorkerTally {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            started: Instant::now(),
+            busy_nanoseconds: AtomicU64::new(0),
+            published_milliseconds: AtomicU64::new(0),
+            tun_reads: AtomicU64::new(0),
+            tun_read_packets: AtomicU64::new(0),
+            tun_writes: AtomicU64::new(0),
+            tun_written_packets: AtomicU64::new(0),
+            udp_sends: AtomicU64::new(0),
+            udp_sent_datagrams: AtomicU64::new(0),
+            udp_receives: AtomicU64::new(0),
+            udp_received_datagrams: AtomicU64::new(0),
+        }
+    }
+
+    /// Publishes the calling worker's processor time, now and then.
+    pub(crate) fn publish_busy(&self, now: Instant) {
+        let milliseconds = now.duration_since(self.started).as_millis() as u64;
+        let last = self.published_milliseconds.load(Ordering::Relaxed);
+        if milliseconds < last + BUSY_EVERY {
+            return;
+        }
+        if let Ok(busy) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
+            let busy = Duration::from(busy).as_nanos() as u64;
+            self.busy_nanoseconds.store(busy, Ordering::Relaxed);
+            self.published_milliseconds
+                .store(milliseconds, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn read_packets(&self, reads: u64, packets: u64) {
+        add(&self.tun_reads, reads);
+        add(&self.tun_read_packets, packets);
+    }
+
+    pub(crate) fn wrote_packets(&self, writes: u64, packets: u64) {
+        add(&self.tun_writes, writes);
+        add(&self.tun_written_packets, packets);
+    }
+
+    pub(crate) fn sent_datagrams(&self, sends: u64, datagrams: u64) {
+        add(&self.udp_sends, sends);
+        add(&self.udp_sent_datagrams, datagrams);
+    }
+
+    pub(crate) fn received_datagrams(&self, receives: u64, datagrams: u64) {
+        add(&self.udp_receives, receives);
+        add(&self.udp_received_datagrams, datagrams);
+    }
+
+    pub(crate) fn counters(&self) -> WorkerCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WorkerCounters {
+            name: self.name,
+            busy: Duration::from_nanos(read(&self.busy_nanoseconds)),
+            tun_reads: read(&self.tun_reads),
+            tun_read_packets: read(&self.tun_read_packets),
+            tun_writes: read(&self.tun_writes),
+            tun_written_packets: read(&self.tun_written_packets),
+            udp_sends: read(&self.udp_sends),
+            udp_sent_datagrams: read(&self.udp_sent_datagrams),
+            udp_receives: read(&self.udp_receives),
+            udp_received_datagrams: read(&self.udp_received_datagrams),
+        }
+    }
+}
+
+/// Adds without a locked instruction: there is one writer.
+fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
 }
 
 #[cfg(test)]

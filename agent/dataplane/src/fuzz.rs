@@ -1,7 +1,8 @@
-//! The plane as fuzzers drive it, without sockets and threads: bytes in, what it would have sent and delivered out.
+//! The plane as tests and fuzzers drive it, without sockets and threads: bytes in, what it would have sent and delivered out.
 //!
-//! Built with the feature `fuzz` only. It adds no way into the plane that the workers do not have.
+//! Built in tests, and with the feature `fuzz`. It adds no way into the plane that the workers do not have.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -11,16 +12,25 @@ use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 
 use crate::counters::Counters;
-use crate::plane::{Buffers, Output, Plane};
+use crate::message::BUFFER;
+use crate::offload::coalesce::Outcome;
+use crate::offload::segment::Segments;
+use crate::offload::vnet::{VNET_HEADER, VnetHeader};
+use crate::output::{Output, Run, Sent};
+use crate::plane::Plane;
+use crate::receive::{Received, Receiver};
 use crate::relay;
 use crate::snapshot::{PublicKey, Snapshot};
 use crate::table::SnapshotError;
+use crate::transmit::Transmitter;
 
 /// One node's plane.
 #[derive(Debug)]
-pub struct FuzzPlane {
+pub struct MemoryPlane {
     plane: Plane,
-    buffers: Buffers,
+    transmitter: Transmitter,
+    receiver: Receiver,
+    message: Vec<u8>,
 }
 
 /// What one input made the plane do.
@@ -38,18 +48,45 @@ impl Output for Caught {
         true
     }
 
-    fn packet(&mut self, packet: &[u8]) -> bool {
-        self.packets.push(packet.to_vec());
-        true
+    fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent {
+        for run in runs {
+            let datagrams = run.datagrams();
+            self.datagrams
+                .extend(datagrams.map(|(at, length)| (run.to, slab[at..at + length].to_vec())));
+        }
+        Sent {
+            runs: runs.len(),
+            lost: 0,
+        }
+    }
+
+    fn packet(&mut self, pieces: &[IoSlice<'_>]) -> Outcome {
+        let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+        let cut = whole
+            .split_first_chunk::<VNET_HEADER>()
+            .and_then(|(vnet, packet)| Segments::parse(VnetHeader::decode(vnet), packet).ok());
+        // A host that is given what it cannot read gets it all the same, and a test sees it.
+        let Some(segments) = cut else {
+            self.packets.push(whole);
+            return Outcome::Written;
+        };
+        for index in 0..segments.count() {
+            let mut packet = vec![0; segments.length(index)];
+            segments.write(index, &mut packet);
+            self.packets.push(packet);
+        }
+        Outcome::Written
     }
 }
 
-impl FuzzPlane {
+impl MemoryPlane {
     /// No peers yet.
     pub fn new(private_key: [u8; 32], mtu: u16, seed: u64, now: Instant) -> Self {
         Self {
             plane: Plane::new(private_key.into(), mtu, seed, now),
-            buffers: Buffers::default(),
+            transmitter: Transmitter::default(),
+            receiver: Receiver::default(),
+            message: vec![0; BUFFER],
         }
     }
 
@@ -60,30 +97,57 @@ impl FuzzPlane {
 
     /// A datagram came from `source`.
     pub fn handle_datagram(&mut self, datagram: &[u8], source: SocketAddr, now: Instant) -> Caught {
+        self.handle_datagrams(&[datagram], source, now)
+    }
+
+    /// Datagrams of one length, but for a shorter last, came from `source` at once.
+    pub fn handle_datagrams(
+        &mut self,
+        datagrams: &[&[u8]],
+        source: SocketAddr,
+        now: Instant,
+    ) -> Caught {
         let mut caught = Caught::default();
-        let Self { plane, buffers } = self;
-        plane.handle_datagram(datagram, source, now, buffers, &mut caught);
+        let mut slab = datagrams.concat();
+        let segment = datagrams.first().map_or(0, |first| first.len());
+        let received = Received {
+            from: source,
+            start: 0,
+            length: slab.len(),
+            segment,
+        };
+        let (plane, table) = (&self.plane, self.plane.table());
+        self.receiver
+            .take(plane, &table, &mut slab, &[received], now, &mut caught);
         caught
     }
 
     /// The host sent an inner packet.
     pub fn handle_packet(&mut self, packet: &[u8], now: Instant) -> Caught {
+        self.handle_reads(&[[&[0; VNET_HEADER], packet].concat()], now)
+    }
+
+    /// The TUN gave this, virtio headers included.
+    pub fn handle_reads(&mut self, reads: &[Vec<u8>], now: Instant) -> Caught {
         let mut caught = Caught::default();
-        self.plane
-            .handle_packet(packet, now, &mut self.buffers, &mut caught);
+        let (plane, table) = (&self.plane, self.plane.table());
+        for read in reads {
+            self.transmitter.take(plane, &table, read, now, &mut caught);
+        }
+        self.transmitter.finish(plane, &table, now, &mut caught);
         caught
     }
 
     /// Time went by.
     pub fn tick(&mut self, now: Instant) -> Caught {
         let mut caught = Caught::default();
-        self.plane.tick(now, &mut self.buffers, &mut caught);
+        self.plane.tick(now, &mut self.message, &mut caught);
         caught
     }
 
     /// Everything that was counted.
     pub fn counters(&self) -> Counters {
-        self.plane.counters()
+        self.plane.counters(Vec::new())
     }
 }
 

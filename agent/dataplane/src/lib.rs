@@ -5,49 +5,58 @@
 //! | question | module |
 //! |---|---|
 //! | What is it told? | [`snapshot`] |
-//! | What happens to a packet? | `plane` |
-//! | How are boringtun's defects wrapped? | `peer` |
+//! | What happens to a packet of the host? | `transmit` |
+//! | What happens to a datagram? | `receive` |
+//! | What do they have in common? | `plane` |
+//! | What is a peer? | `peer` |
+//! | Who speaks WireGuard? | `core` |
 //! | Which peer is meant? | `table` |
-//! | What does a relay frame look like? | `relay` |
-//! | How do super-packets become packets, and back? | `offload` |
+//! | What does a message look like? | `message`, `relay`, `packet` |
+//! | How are packets cut and merged? | `offload` |
 //! | Which threads run? | `worker` |
-//! | What is counted? | [`counters`] |
+//! | How are bytes moved? | [`tun`], `udp` |
+//! | What is counted? | [`counters`], `queues` |
 
+mod core;
 pub mod counters;
-#[cfg(feature = "fuzz")]
+#[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod limiter;
-#[cfg_attr(
-    not(any(test, feature = "fuzz")),
-    expect(dead_code, reason = "the workers do not use it yet")
-)]
+mod message;
+#[cfg(test)]
+#[path = "../tests/net/mod.rs"]
+mod net;
 mod offload;
+mod output;
 mod packet;
 mod peer;
 mod plane;
 #[cfg(test)]
 mod plane_tests;
+mod queues;
+mod receive;
 mod relay;
 pub mod snapshot;
 mod table;
+mod transmit;
 pub mod tun;
 mod udp;
 mod worker;
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
 
-pub use counters::{Counters, DropReason, PeerCounters};
+pub use counters::{Counters, DropReason, PeerCounters, WorkerCounters};
 pub use snapshot::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot};
 pub use table::SnapshotError;
 
 use crate::plane::Plane;
+use crate::tun::Tun;
 use crate::udp::Udp;
 use crate::worker::Shared;
 
@@ -55,7 +64,7 @@ use crate::worker::Shared;
 #[derive(Debug)]
 pub struct Settings {
     /// From [`tun::open`].
-    pub tun: OwnedFd,
+    pub tun: Tun,
     /// This node's X25519 key.
     pub private_key: PrivateKey,
     /// UDP port; 0 lets the kernel choose.
@@ -156,7 +165,7 @@ impl Dataplane {
 
     /// Everything that was counted.
     pub fn counters(&self) -> Counters {
-        self.shared.plane.counters()
+        self.shared.counters()
     }
 
     /// Moves while every worker goes round; a worker that hangs stops it.

@@ -1,27 +1,20 @@
-//! One peer: boringtun's `Tunn` with its known defects wrapped, the endpoint, and the counters.
+//! One peer: its protocol core, the endpoint, keepalives, beginning again, and the counters.
 //!
-//! What is wrapped, and why: an expired `Tunn` stays silent for ever, so [`Session::tick`] begins again;
-//! its keepalive cannot be changed and does not restart it, so keepalives are ours;
-//! it panics on a small destination, so buffers are [`BUFFER_BYTES`]; it takes an empty datagram for a repeated call,
-//! so short ones are refused before it; it does not pad, so [`padded_length`] does.
+//! A core that has given up stays silent, so [`Session::expired`] begins again; persistent keepalive can change while
+//! a session stands and must restart an expired one, so it is ours and not the core's.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 use parking_lot::Mutex;
 
+use crate::core::{Core, Handled, Refused, Sealed, Ticked};
 use crate::counters::{DropReason, PeerCounters};
+use crate::message::{
+    COOKIE_REPLY, DATA, Frame, HANDSHAKE_INITIATION, HANDSHAKE_RESPONSE, SMALLEST,
+};
 use crate::snapshot::{PathConfig, PeerConfig, PublicKey};
-
-/// Size of every buffer: the largest IP packet, and what encryption adds to it.
-pub(crate) const BUFFER_BYTES: usize = 65_535 + 64;
-
-/// Bytes of the smallest WireGuard message, an empty data message (whitepaper section 5.4.6).
-pub(crate) const SMALLEST_MESSAGE: usize = 32;
 
 /// First pause before an expired or unanswered tunnel begins again, doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -42,17 +35,6 @@ pub(crate) struct Peer {
     tx_bytes: AtomicU64,
     rx_packets: AtomicU64,
     tx_packets: AtomicU64,
-}
-
-/// What a datagram turned into.
-#[derive(Debug)]
-pub(crate) enum Opened<'b> {
-    /// An inner packet for the host.
-    Packet(&'b [u8]),
-    /// Nothing for the host.
-    Nothing,
-    /// Refused.
-    Dropped(DropReason),
 }
 
 /// Takes datagrams for the peer; called while the session is locked, in order.
@@ -102,7 +84,7 @@ impl Route {
 }
 
 struct Session {
-    tunn: Tunn,
+    core: Box<dyn Core>,
     keepalive: Option<Duration>,
     last_sent: Instant,
     last_wanted: Option<Instant>,
@@ -122,18 +104,9 @@ impl std::fmt::Debug for Session {
 }
 
 impl Peer {
-    pub(crate) fn new(
-        config: &PeerConfig,
-        private_key: &StaticSecret,
-        index: u32,
-        now: Instant,
-    ) -> Self {
-        let public = X25519Public::from(config.public_key);
-        // No shared limiter: boringtun then makes one per tunnel and resets it itself,
-        // and one flooded tunnel does not put the others into cookie mode.
-        let tunn = Tunn::new(private_key.clone(), public, None, None, index, None);
+    pub(crate) fn new(key: PublicKey, core: Box<dyn Core>, index: u32, now: Instant) -> Self {
         let session = Session {
-            tunn,
+            core,
             keepalive: None,
             last_sent: now,
             last_wanted: None,
@@ -146,7 +119,7 @@ impl Peer {
             relay_handshakes: 0,
         };
         Self {
-            key: config.public_key,
+            key,
             index,
             route: Mutex::new(Route {
                 config: PathConfig::Passive,
@@ -174,109 +147,122 @@ impl Peer {
         }
     }
 
-    /// Encrypts an inner packet; `scratch` and `buffer` have [`BUFFER_BYTES`].
+    /// Seals packets where they lie, `bytes` in all without padding. False if there is no session yet:
+    /// then they are kept, and sent when there is one. `message` is a [`crate::message::BUFFER`].
     pub(crate) fn seal(
         &self,
-        packet: &[u8],
-        mtu: usize,
+        slab: &mut [u8],
+        frames: &[Frame],
+        bytes: u64,
         now: Instant,
-        scratch: &mut [u8],
-        buffer: &mut [u8],
+        message: &mut [u8],
         send: Send<'_>,
-    ) -> Result<(), DropReason> {
-        let padded = padded_length(packet.len(), mtu);
-        scratch[..packet.len()].copy_from_slice(packet);
-        scratch[packet.len()..padded].fill(0);
+    ) -> bool {
         let mut session = self.session.lock();
         session.last_wanted = Some(now);
-        let path = self.path();
-        if path == Path::Unknown {
-            return Err(DropReason::NoEndpoint);
-        }
-        if let TunnResult::WriteToNetwork(datagram) =
-            session.tunn.encapsulate(&scratch[..padded], buffer)
-        {
-            send(&path, datagram);
-            session.last_sent = now;
-        }
-        self.tx_packets.fetch_add(1, Ordering::Relaxed);
-        self.tx_bytes
-            .fetch_add(packet.len() as u64, Ordering::Relaxed);
-        Ok(())
+        let sealed = session.core.seal(slab, frames, now, message);
+        let is_sealed = match sealed {
+            Sealed::InPlace => {
+                session.last_sent = now;
+                true
+            }
+            Sealed::Kept(initiation) => {
+                if let Some(length) = initiation {
+                    session.transmit(&self.path(), &message[..length], now, send);
+                }
+                false
+            }
+        };
+        drop(session);
+        self.tx_packets
+            .fetch_add(frames.len() as u64, Ordering::Relaxed);
+        self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
+        is_sealed
     }
 
-    /// Decrypts a datagram. `source` is the sender's address if it came straight, `None` through a relay:
-    /// only a straight and authenticated datagram moves the endpoint.
-    pub(crate) fn open<'b>(
+    /// Opens data messages where they lie; `opened[i]` tells whether frame i is authentic and new.
+    /// `source` is the sender's address if they came straight, `None` through a relay:
+    /// only a straight and authentic datagram moves the endpoint.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a run of datagrams with all that is known of it"
+    )]
+    pub(crate) fn open(
+        &self,
+        slab: &mut [u8],
+        frames: &[Frame],
+        source: Option<SocketAddr>,
+        now: Instant,
+        opened: &mut [bool],
+        message: &mut [u8],
+        send: Send<'_>,
+    ) {
+        let mut session = self.session.lock();
+        session.core.open(slab, frames, now, opened, message);
+        if !opened.contains(&true) {
+            return;
+        }
+        session.heard(DATA);
+        self.learn(DATA, source);
+        session.flush(&self.path(), message, now, send);
+    }
+
+    /// What the host gets of opened messages.
+    pub(crate) fn delivered(&self, packets: u64, bytes: u64) {
+        self.rx_packets.fetch_add(packets, Ordering::Relaxed);
+        self.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes a handshake message. `source` as for [`Peer::open`].
+    pub(crate) fn handle(
         &self,
         datagram: &[u8],
         source: Option<SocketAddr>,
         now: Instant,
-        buffer: &'b mut [u8],
+        message: &mut [u8],
         send: Send<'_>,
-    ) -> Opened<'b> {
-        if datagram.len() < SMALLEST_MESSAGE {
-            return Opened::Dropped(DropReason::ShortDatagram);
-        }
-        let mut session = self.session.lock();
-        let from = source.map(|s| s.ip());
-        let reply = match session.tunn.decapsulate(from, datagram, buffer) {
-            TunnResult::Done => None,
-            TunnResult::Err(WireGuardError::UnderLoad) => {
-                return Opened::Dropped(DropReason::RateLimited);
-            }
-            TunnResult::Err(_) => return Opened::Dropped(DropReason::InvalidDatagram),
-            TunnResult::WriteToNetwork(reply) => Some(reply.len()),
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                let length = packet.len();
-                session.heard(DATA);
-                self.learn(DATA, source);
-                drop(session);
-                self.rx_packets.fetch_add(1, Ordering::Relaxed);
-                self.rx_bytes.fetch_add(length as u64, Ordering::Relaxed);
-                return Opened::Packet(&buffer[..length]);
-            }
+    ) -> Result<(), DropReason> {
+        let Some(&kind) = datagram.first().filter(|_| datagram.len() >= SMALLEST) else {
+            return Err(DropReason::ShortDatagram);
         };
-        if let Some(length) = reply {
-            let is_cookie = buffer.first() == Some(&COOKIE_REPLY);
-            if is_cookie {
+        let mut session = self.session.lock();
+        let from = source.map(|source| source.ip());
+        let handled = session.core.handle(from, datagram, now, message);
+        match handled {
+            Err(Refused::UnderLoad) => return Err(DropReason::RateLimited),
+            Err(Refused::Invalid) => return Err(DropReason::InvalidDatagram),
+            Ok(Handled::Cookie(length)) => {
                 // Not authenticated: answered to where it came from, and nothing is learnt.
                 let to = source.map_or_else(|| self.path(), Path::Direct);
-                send(&to, &buffer[..length]);
-                return Opened::Dropped(DropReason::RateLimited);
+                send(&to, &message[..length]);
+                return Err(DropReason::RateLimited);
             }
-            session.heard(datagram[0]);
-            self.learn(datagram[0], source);
-            let path = self.path();
-            session.transmit(&path, &buffer[..length], now, send);
-            session.flush(&path, buffer, now, send);
-        } else {
-            session.heard(datagram[0]);
-            self.learn(datagram[0], source);
+            Ok(Handled::Accepted | Handled::Reply(_)) => {}
         }
-        Opened::Nothing
+        session.heard(kind);
+        self.learn(kind, source);
+        let path = self.path();
+        if let Ok(Handled::Reply(length)) = handled {
+            session.transmit(&path, &message[..length], now, &mut *send);
+        }
+        if kind == HANDSHAKE_RESPONSE {
+            session.flush(&path, message, now, send);
+        }
+        Ok(())
     }
-}
 
-impl Peer {
     /// Timers, keepalives and beginning again; about every 200 ms.
-    pub(crate) fn tick(&self, now: Instant, jitter: Duration, buffer: &mut [u8], send: Send<'_>) {
+    pub(crate) fn tick(&self, now: Instant, jitter: Duration, message: &mut [u8], send: Send<'_>) {
         let path = self.path();
         let mut session = self.session.lock();
-        match session.tunn.update_timers(buffer) {
-            TunnResult::WriteToNetwork(datagram) => {
-                send(&path, datagram);
-                session.last_sent = now;
+        match session.core.tick(now, message) {
+            Ticked::Send(length) => {
+                session.transmit(&path, &message[..length], now, &mut *send);
             }
-            TunnResult::Err(WireGuardError::ConnectionExpired)
-                if session.restart_at.is_none() && path != Path::Unknown =>
-            {
+            Ticked::Expired if session.restart_at.is_none() && path != Path::Unknown => {
                 session.expired(now, jitter);
             }
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => {}
+            Ticked::Expired | Ticked::Quiet => {}
         }
         if session
             .keepalive
@@ -284,10 +270,10 @@ impl Peer {
             && session.restart_at.is_none()
             && path != Path::Unknown
         {
-            session.keep_alive(&path, now, buffer, send);
+            session.keep_alive(&path, now, message, &mut *send);
         }
         if session.restart_at.is_some_and(|at| at <= now) {
-            session.restart(&path, now, buffer, send);
+            session.restart(&path, now, message, send);
         }
     }
 
@@ -393,15 +379,14 @@ impl Session {
         self.last_sent = now;
     }
 
-    /// Sends what waited for the session: `decapsulate` with nothing gives one datagram after the other.
-    fn flush(&mut self, path: &Path, buffer: &mut [u8], now: Instant, send: Send<'_>) {
-        while let TunnResult::WriteToNetwork(datagram) = self.tunn.decapsulate(None, &[], buffer) {
-            send(path, datagram);
-            self.last_sent = now;
+    /// Sends what waited for the session.
+    fn flush(&mut self, path: &Path, message: &mut [u8], now: Instant, send: Send<'_>) {
+        while let Some(length) = self.core.waiting(now, message) {
+            self.transmit(path, &message[..length], now, &mut *send);
         }
     }
 
-    /// boringtun gave up: begins again after a pause, if anybody wants the tunnel.
+    /// The core gave up: begins again after a pause, if anybody wants the tunnel.
     fn expired(&mut self, now: Instant, jitter: Duration) {
         let wanted = self
             .last_wanted
@@ -414,55 +399,44 @@ impl Session {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn restart(&mut self, path: &Path, now: Instant, buffer: &mut [u8], send: Send<'_>) {
+    fn restart(&mut self, path: &Path, now: Instant, message: &mut [u8], send: Send<'_>) {
         self.restart_at = None;
         if *path == Path::Unknown {
             return;
         }
-        if let TunnResult::WriteToNetwork(datagram) =
-            self.tunn.format_handshake_initiation(buffer, true)
-        {
-            let length = datagram.len();
-            self.transmit(path, &buffer[..length], now, send);
+        if let Some(length) = self.core.initiate(now, message) {
+            self.transmit(path, &message[..length], now, send);
         }
     }
 
     /// An empty packet; without a session it begins a handshake.
-    fn keep_alive(&mut self, path: &Path, now: Instant, buffer: &mut [u8], send: Send<'_>) {
-        if let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(&[], buffer) {
-            let length = datagram.len();
-            self.transmit(path, &buffer[..length], now, send);
+    fn keep_alive(&mut self, path: &Path, now: Instant, message: &mut [u8], send: Send<'_>) {
+        if let Some(length) = self.core.keep_alive(now, message) {
+            self.transmit(path, &message[..length], now, send);
         }
-        // Without a session boringtun may be waiting for an answer already: that counts as tried.
+        // Without a session the core may be waiting for an answer already: that counts as tried.
         self.last_sent = now;
     }
 }
 
-/// WireGuard pads the inner packet to 16 bytes, never beyond the MTU (whitepaper section 5.4.6).
-pub(crate) fn padded_length(length: usize, mtu: usize) -> usize {
-    length.next_multiple_of(16).min(mtu.max(length))
-}
-
-const HANDSHAKE_INITIATION: u8 = 1;
-const HANDSHAKE_RESPONSE: u8 = 2;
-const COOKIE_REPLY: u8 = 3;
-const DATA: u8 = 4;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Boringtun;
+    use crate::message::BUFFER;
+    use crate::public_key;
 
     const KEEPALIVE: Duration = Duration::from_secs(25);
 
     fn peer(keepalive: Option<Duration>, now: Instant) -> Peer {
-        let key = X25519Public::from(&StaticSecret::from([2; 32])).to_bytes();
         let config = PeerConfig {
-            public_key: key,
+            public_key: public_key(&[2; 32]),
             allowed_prefixes: Vec::new(),
             path: PathConfig::Direct(SocketAddr::from(([192, 0, 2, 2], 51820))),
             persistent_keepalive: keepalive,
         };
-        let peer = Peer::new(&config, &StaticSecret::from([1; 32]), 1, now);
+        let core = Boringtun::new(&[1; 32].into(), config.public_key.into(), 1);
+        let peer = Peer::new(config.public_key, Box::new(core), 1, now);
         peer.configure(&config, now);
         peer.session.lock().restart_at = None;
         peer
@@ -472,7 +446,7 @@ mod tests {
     fn tick(peer: &Peer, now: Instant) -> Vec<u8> {
         let mut kinds = Vec::new();
         let mut send = |_: &Path, datagram: &[u8]| kinds.push(datagram[0]);
-        peer.tick(now, Duration::ZERO, &mut vec![0; BUFFER_BYTES], &mut send);
+        peer.tick(now, Duration::ZERO, &mut vec![0; BUFFER], &mut send);
         kinds
     }
 
@@ -505,9 +479,13 @@ mod tests {
 
         let mut sent = Vec::new();
         let mut send = |_: &Path, datagram: &[u8]| sent.push(datagram[0]);
-        let (mut scratch, mut buffer) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
-        peer.seal(&[0x45; 20], 1380, now, &mut scratch, &mut buffer, &mut send)
-            .unwrap();
+        let (mut slab, mut message) = (vec![0x45; 64], vec![0; BUFFER]);
+        let frame = Frame {
+            start: 0,
+            length: 64,
+        };
+        let is_sealed = peer.seal(&mut slab, &[frame], 32, now, &mut message, &mut send);
+        assert!(!is_sealed);
         assert_eq!(
             sent,
             [HANDSHAKE_INITIATION],

@@ -1,6 +1,6 @@
-//! What happens to a packet, without sockets: bytes in, bytes out through an [`Output`].
+//! The tunnels of a node and what they have in common, without sockets: the present peers, handshakes, timers, counters.
 //!
-//! The threads in [`crate::worker`] do the reading and writing; tests wire several planes together in memory.
+//! Packets go through [`crate::transmit`] and [`crate::receive`], which ask here; results leave through an [`Output`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,45 +14,34 @@ use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 use parking_lot::Mutex;
 
-use crate::counters::{Counters, DropReason, Tally};
+use crate::core::Boringtun;
+use crate::counters::{Counters, DropReason, Tally, WorkerCounters};
 use crate::limiter::Limiter;
-use crate::packet;
-use crate::peer::{BUFFER_BYTES, Opened, Path, Peer, SMALLEST_MESSAGE};
+use crate::message::SMALLEST;
+use crate::output::Output;
+use crate::peer::{Path, Peer};
 use crate::relay;
-use crate::snapshot::{PublicKey, Snapshot};
+use crate::snapshot::{PeerConfig, PublicKey, Snapshot};
 use crate::table::{SnapshotError, Table, check};
 
-/// Where results go.
-pub(crate) trait Output {
-    /// A datagram for `to`: `header`, which may be empty, then `datagram`. False if the kernel did not take it.
-    fn datagram(&mut self, to: SocketAddr, header: &[u8], datagram: &[u8]) -> bool;
-    /// An inner packet for the host. False if the kernel did not take it.
-    fn packet(&mut self, packet: &[u8]) -> bool;
-}
-
-/// Memory of one worker, so that no packet allocates.
-#[derive(Debug)]
-pub(crate) struct Buffers {
-    scratch: Vec<u8>,
-    sealed: Vec<u8>,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self {
-            scratch: vec![0; BUFFER_BYTES],
-            sealed: vec![0; BUFFER_BYTES],
-        }
-    }
+/// What is to be done with a relay frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Relayed<'t> {
+    /// It is for this member of the channel, who is there.
+    Forward(&'t Peer, SocketAddr),
+    /// It is for us, from this peer.
+    Receive(&'t Arc<Peer>),
+    /// Nothing.
+    Drop(DropReason),
 }
 
 /// The tunnels of one node.
 pub(crate) struct Plane {
     private: StaticSecret,
     public: X25519Public,
-    mtu: usize,
+    pub(crate) mtu: usize,
     table: ArcSwap<Table>,
-    tally: Tally,
+    pub(crate) tally: Tally,
     limiter: Mutex<Limiter>,
     /// Judges the first MAC of handshakes, which only a sender who knows our key can make (whitepaper section 5.4.4).
     /// Never under load: each peer's own limiter is.
@@ -95,9 +84,8 @@ impl Plane {
         let _one_at_a_time = self.applying.lock();
         let old = self.table.load();
         let table = Table::build(snapshot, |config| {
-            let peer = old.by_key(&config.public_key).cloned().unwrap_or_else(|| {
-                Arc::new(Peer::new(config, &self.private, self.free_index(&old), now))
-            });
+            let known = old.by_key(&config.public_key).cloned();
+            let peer = known.unwrap_or_else(|| self.new_peer(config, &old, now));
             peer.configure(config, now);
             peer
         });
@@ -105,50 +93,21 @@ impl Plane {
         Ok(())
     }
 
-    /// A packet of the host, for whichever peer has its destination.
-    pub(crate) fn handle_packet(
-        &self,
-        packet: &[u8],
-        now: Instant,
-        buffers: &mut Buffers,
-        out: &mut dyn Output,
-    ) {
-        let table = self.table.load();
-        let Some(header) = packet::parse(packet) else {
-            return self.tally.drop(DropReason::MalformedPacket);
-        };
-        let Some(peer) = table.by_address(header.destination) else {
-            return self.tally.drop(DropReason::NoPeer);
-        };
-        let Buffers { scratch, sealed } = buffers;
-        let send = &mut |path: &Path, datagram: &[u8]| self.send(&table, path, datagram, out);
-        if let Err(reason) = peer.seal(
-            &packet[..header.length],
-            self.mtu,
-            now,
-            scratch,
-            sealed,
-            send,
-        ) {
-            self.tally.drop(reason);
-        }
+    /// The present peers; for one burst of packets, so that a new snapshot is seen soon.
+    pub(crate) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.table.load()
     }
 
-    /// A datagram from the network.
-    pub(crate) fn handle_datagram(
+    /// What is to be done with frames of `channel` that come from `source`.
+    pub(crate) fn relayed<'t>(
         &self,
-        datagram: &[u8],
+        table: &'t Table,
+        channel: u32,
         source: SocketAddr,
-        now: Instant,
-        buffers: &mut Buffers,
-        out: &mut dyn Output,
-    ) {
-        let table = self.table.load();
-        let Some((channel, inner)) = relay::parse(datagram) else {
-            return self.receive(&table, datagram, Some(source), None, now, buffers, out);
-        };
+    ) -> Relayed<'t> {
         let is_at = |peer: &Peer| peer.authenticated_endpoint() == Some(source);
-        if let Some([a, b]) = table.relay(channel) {
+        let members = table.relay(channel);
+        if let Some([a, b]) = members {
             let other = if is_at(a) {
                 Some(b)
             } else if is_at(b) {
@@ -157,25 +116,27 @@ impl Plane {
                 None
             };
             if let Some(other) = other {
-                return self.forward(channel, inner, other, out);
+                return match other.authenticated_endpoint() {
+                    Some(address) => Relayed::Forward(other, address),
+                    None => Relayed::Drop(DropReason::NoEndpoint),
+                };
             }
         }
-        let mut known = table.relay(channel).is_some();
-        for (via, peer) in table.by_channel(channel) {
-            known = true;
-            if table.by_key(via).is_some_and(|relay| is_at(relay)) {
-                return self.receive(&table, inner, None, Some(peer), now, buffers, out);
+        let through = table.by_channel(channel);
+        let from_relay = through
+            .iter()
+            .find(|(via, _)| table.by_key(via).is_some_and(|relay| is_at(relay)));
+        match from_relay {
+            Some((_, peer)) => Relayed::Receive(peer),
+            None if members.is_none() && through.is_empty() => {
+                Relayed::Drop(DropReason::RelayUnknownChannel)
             }
+            None => Relayed::Drop(DropReason::RelayRefused),
         }
-        self.tally.drop(if known {
-            DropReason::RelayRefused
-        } else {
-            DropReason::RelayUnknownChannel
-        });
     }
 
     /// Timers of every peer; about every 200 ms.
-    pub(crate) fn tick(&self, now: Instant, buffers: &mut Buffers, out: &mut dyn Output) {
+    pub(crate) fn tick(&self, now: Instant, message: &mut [u8], out: &mut dyn Output) {
         let table = self.table.load();
         for peer in table.peers() {
             if let Path::Relay { via, .. } = peer.path()
@@ -185,12 +146,12 @@ impl Plane {
             }
             let jitter = self.jitter();
             let send = &mut |path: &Path, datagram: &[u8]| self.send(&table, path, datagram, out);
-            peer.tick(now, jitter, &mut buffers.sealed, send);
+            peer.tick(now, jitter, message, send);
         }
     }
 
     /// Everything that was counted.
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self, workers: Vec<WorkerCounters>) -> Counters {
         let table = self.table.load();
         let relay_endpoint = |key: &PublicKey| match table.by_key(key)?.path() {
             Path::Direct(address) => Some(address),
@@ -201,39 +162,34 @@ impl Plane {
                 .peers()
                 .map(|peer| peer.counters(relay_endpoint))
                 .collect(),
+            workers,
         )
     }
 
+    /// A handshake message, or what is none at all; `expected` is the peer whose channel it came through.
     #[expect(
         clippy::too_many_arguments,
-        reason = "one datagram with all that is known of it"
+        reason = "one message with all that is known of it"
     )]
-    fn receive(
+    pub(crate) fn handshake(
         &self,
         table: &Table,
         datagram: &[u8],
         source: Option<SocketAddr>,
         expected: Option<&Arc<Peer>>,
         now: Instant,
-        buffers: &mut Buffers,
+        message: &mut [u8],
         out: &mut dyn Output,
-    ) {
-        let peer = match self.receiver(table, datagram, source, now) {
-            Ok(peer) => peer,
-            Err(reason) => return self.tally.drop(reason),
-        };
+    ) -> Result<(), DropReason> {
+        let peer = self.receiver(table, datagram, source, now)?;
         if expected.is_some_and(|expected| !Arc::ptr_eq(expected, peer)) {
-            return self.tally.drop(DropReason::RelayRefused);
+            return Err(DropReason::RelayRefused);
         }
         let send = &mut |path: &Path, datagram: &[u8]| self.send(table, path, datagram, out);
-        match peer.open(datagram, source, now, &mut buffers.sealed, send) {
-            Opened::Nothing => {}
-            Opened::Dropped(reason) => self.tally.drop(reason),
-            Opened::Packet(packet) => self.deliver(table, peer, packet, out),
-        }
+        peer.handle(datagram, source, now, message, send)
     }
 
-    /// The peer that a datagram is for.
+    /// The peer that a handshake message is for.
     fn receiver<'t>(
         &self,
         table: &'t Table,
@@ -241,13 +197,13 @@ impl Plane {
         source: Option<SocketAddr>,
         now: Instant,
     ) -> Result<&'t Arc<Peer>, DropReason> {
-        if datagram.len() < SMALLEST_MESSAGE {
+        if datagram.len() < SMALLEST {
             return Err(DropReason::ShortDatagram);
         }
         let index =
             match Tunn::parse_incoming_packet(datagram).map_err(|_| DropReason::InvalidDatagram)? {
                 Packet::HandshakeInit(initiation) => {
-                    let mut unused = [0; SMALLEST_MESSAGE * 2];
+                    let mut unused = [0; SMALLEST * 2];
                     self.first_mac
                         .verify_packet(None, datagram, &mut unused)
                         .map_err(|_| DropReason::InvalidDatagram)?;
@@ -266,7 +222,8 @@ impl Plane {
                 }
                 Packet::HandshakeResponse(response) => response.receiver_idx,
                 Packet::PacketCookieReply(reply) => reply.receiver_idx,
-                Packet::PacketData(data) => data.receiver_idx,
+                // Taken apart before; a data message is never handled alone.
+                Packet::PacketData(_) => return Err(DropReason::InvalidDatagram),
             };
         // boringtun keeps the peer's index in the upper 24 bits and counts sessions in the lower 8.
         table
@@ -274,37 +231,8 @@ impl Plane {
             .ok_or(DropReason::UnknownReceiver)
     }
 
-    fn deliver(&self, table: &Table, peer: &Arc<Peer>, packet: &[u8], out: &mut dyn Output) {
-        let Some(header) = packet::parse(packet) else {
-            return self.tally.drop(DropReason::MalformedPacket);
-        };
-        if !table
-            .by_address(header.source)
-            .is_some_and(|owner| Arc::ptr_eq(owner, peer))
-        {
-            return self.tally.drop(DropReason::WrongSource);
-        }
-        if !out.packet(&packet[..header.length]) {
-            self.tally.drop(DropReason::TunWriteFailed);
-        }
-    }
-
-    fn forward(&self, channel: u32, inner: &[u8], to: &Peer, out: &mut dyn Output) {
-        if inner.len() < SMALLEST_MESSAGE {
-            return self.tally.drop(DropReason::ShortDatagram);
-        }
-        let Some(address) = to.authenticated_endpoint() else {
-            return self.tally.drop(DropReason::NoEndpoint);
-        };
-        if out.datagram(address, &relay::header(channel), inner) {
-            self.tally.relayed(inner.len());
-        } else {
-            self.tally.drop(DropReason::SendFailed);
-        }
-    }
-
     /// Sends a datagram of a peer along its path. Called with that peer's session locked, so no other session may be.
-    fn send(&self, table: &Table, path: &Path, datagram: &[u8], out: &mut dyn Output) {
+    pub(crate) fn send(&self, table: &Table, path: &Path, datagram: &[u8], out: &mut dyn Output) {
         let sent = match path {
             Path::Unknown => return self.tally.drop(DropReason::NoEndpoint),
             Path::Direct(address) => out.datagram(*address, &[], datagram),
@@ -320,6 +248,12 @@ impl Plane {
         if !sent {
             self.tally.drop(DropReason::SendFailed);
         }
+    }
+
+    fn new_peer(&self, config: &PeerConfig, table: &Table, now: Instant) -> Arc<Peer> {
+        let index = self.free_index(table);
+        let core = Boringtun::new(&self.private, config.public_key.into(), index);
+        Arc::new(Peer::new(config.public_key, Box::new(core), index, now))
     }
 
     fn free_index(&self, table: &Table) -> u32 {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::counters::{Counters, DropReason};
-use crate::plane::{Buffers, Output, Plane};
+use crate::fuzz::{Caught, MemoryPlane};
 use crate::snapshot::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot};
 use crate::table::SnapshotError;
 use crate::{public_key, relay};
@@ -19,7 +19,7 @@ struct Flight {
 
 /// One node.
 struct Node {
-    plane: Plane,
+    plane: MemoryPlane,
     key: PublicKey,
     address: SocketAddr,
     received: Vec<Vec<u8>>,
@@ -33,31 +33,13 @@ struct World {
     now: Instant,
 }
 
-#[derive(Default)]
-struct Caught {
-    datagrams: Vec<(SocketAddr, Vec<u8>)>,
-    packets: Vec<Vec<u8>>,
-}
-
-impl Output for Caught {
-    fn datagram(&mut self, to: SocketAddr, header: &[u8], datagram: &[u8]) -> bool {
-        self.datagrams.push((to, [header, datagram].concat()));
-        true
-    }
-
-    fn packet(&mut self, packet: &[u8]) -> bool {
-        self.packets.push(packet.to_vec());
-        true
-    }
-}
-
 impl World {
     fn new(count: u8) -> Self {
         let now = Instant::now();
         let node = |n: u8| {
             let private = [n + 1; 32];
             let address = SocketAddr::from(([192, 0, 2, n + 1], 51820));
-            let plane = Plane::new(private.into(), 1380, 7, now);
+            let plane = MemoryPlane::new(private, 1380, 7, now);
             Node {
                 plane,
                 key: public_key(&private),
@@ -104,14 +86,8 @@ impl World {
         )
     }
 
-    fn act(&mut self, node: usize, act: impl FnOnce(&Plane, Instant, &mut Buffers, &mut Caught)) {
-        let mut caught = Caught::default();
-        act(
-            &self.nodes[node].plane,
-            self.now,
-            &mut Buffers::default(),
-            &mut caught,
-        );
+    fn act(&mut self, node: usize, act: impl FnOnce(&mut MemoryPlane, Instant) -> Caught) {
+        let caught = act(&mut self.nodes[node].plane, self.now);
         let from = self.nodes[node].address;
         for (to, bytes) in caught.datagrams {
             self.seen.push((from, to, bytes.clone()));
@@ -130,24 +106,18 @@ impl World {
     }
 
     fn throw(&mut self, to: usize, from: SocketAddr, bytes: &[u8]) {
-        self.act(to, |plane, now, buffers, out| {
-            plane.handle_datagram(bytes, from, now, buffers, out)
-        });
+        self.act(to, |plane, now| plane.handle_datagram(bytes, from, now));
     }
 
     /// A packet of a node's host.
     fn send(&mut self, from: usize, packet: &[u8]) {
-        self.act(from, |plane, now, buffers, out| {
-            plane.handle_packet(packet, now, buffers, out)
-        });
+        self.act(from, |plane, now| plane.handle_packet(packet, now));
         self.settle();
     }
 
     fn tick(&mut self, node: usize, later: Duration) {
         self.now += later;
-        self.act(node, |plane, now, buffers, out| {
-            plane.tick(now, buffers, out)
-        });
+        self.act(node, |plane, now| plane.tick(now));
         self.settle();
     }
 

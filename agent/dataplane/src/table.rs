@@ -42,7 +42,7 @@ pub(crate) struct Table {
     v6: PrefixMap<Ipv6Net, Arc<Peer>>,
     by_key: HashMap<PublicKey, Arc<Peer>>,
     by_index: HashMap<u32, Arc<Peer>>,
-    by_channel: HashMap<(PublicKey, u32), Arc<Peer>>,
+    by_channel: HashMap<u32, Vec<(PublicKey, Arc<Peer>)>>,
     relays: HashMap<u32, [Arc<Peer>; 2]>,
 }
 
@@ -62,7 +62,8 @@ impl Table {
                 }
             }
             if let PathConfig::Relay { via, channel } = &config.path {
-                table.by_channel.insert((*via, *channel), peer.clone());
+                let through = table.by_channel.entry(*channel).or_default();
+                through.push((*via, peer.clone()));
             }
             table.by_index.insert(peer.index, peer.clone());
             table.by_key.insert(config.public_key, peer);
@@ -92,15 +93,15 @@ impl Table {
         self.by_index.get(&index)
     }
 
-    /// The peers reached through `channel`, with the relay's key.
-    pub(crate) fn by_channel(
-        &self,
-        channel: u32,
-    ) -> impl Iterator<Item = (&PublicKey, &Arc<Peer>)> {
-        self.by_channel
-            .iter()
-            .filter(move |((_, c), _)| *c == channel)
-            .map(|((via, _), peer)| (via, peer))
+    /// Whether `address` is in this peer's allowed prefixes, and in no longer one of another's.
+    pub(crate) fn is_owner(&self, peer: &Arc<Peer>, address: IpAddr) -> bool {
+        self.by_address(address)
+            .is_some_and(|owner| Arc::ptr_eq(owner, peer))
+    }
+
+    /// The peers reached through `channel`, each with its relay's key.
+    pub(crate) fn by_channel(&self, channel: u32) -> &[(PublicKey, Arc<Peer>)] {
+        self.by_channel.get(&channel).map_or(&[], Vec::as_slice)
     }
 
     /// The members of a channel that this node relays.

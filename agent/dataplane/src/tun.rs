@@ -1,9 +1,11 @@
 //! The TUN interface: opened here, configured by others. It goes with the process.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+
+use tracing::warn;
 
 /// Why there is no interface.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +48,16 @@ pub enum TunError {
     },
 }
 
-/// Makes the interface `name`: IP packets without a header of their own, gone when the descriptor is closed.
-pub fn open(name: &str) -> Result<OwnedFd, TunError> {
+/// An interface that is open.
+#[derive(Debug)]
+pub struct Tun {
+    pub(crate) file: File,
+    pub(crate) name: String,
+}
+
+/// Makes the interface `name`: IP packets behind a virtio header, several merged into one where that is possible,
+/// gone when the descriptor is closed.
+pub fn open(name: &str) -> Result<Tun, TunError> {
     let fits = !name.is_empty()
         && name.len() < libc::IFNAMSIZ
         && !name.contains(['/', ' ', '\t', '\n', '\0']);
@@ -61,17 +71,43 @@ pub fn open(name: &str) -> Result<OwnedFd, TunError> {
         .open("/dev/net/tun")
         .map_err(|e| error(name, e))?;
     set_interface(&file, name).map_err(|e| error(name, e))?;
-    Ok(file.into())
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    // Without TSO_ECN the kernel itself cuts packets that carry CWR, which belongs on the first only (RFC 3168, 6.1.2).
+    // Linux knows no super-packets of UDP before 6.2.
+    if let Err(error) = set_offload(&file, tcp | udp).or_else(|_| set_offload(&file, tcp)) {
+        warn!(interface = name, %error, "the kernel gives packets one by one");
+    }
+    let name = name.to_owned();
+    Ok(Tun { file, name })
+}
+
+#[expect(unsafe_code, reason = "TUNSETOFFLOAD has no safe wrapper")]
+fn set_offload(file: &File, mask: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the argument is a number.
+    let outcome = unsafe {
+        libc::ioctl(
+            file.as_raw_fd(),
+            libc::TUNSETOFFLOAD,
+            libc::c_ulong::from(mask),
+        )
+    };
+    if outcome < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[expect(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
-fn set_interface(file: &std::fs::File, name: &str) -> io::Result<()> {
+fn set_interface(file: &File, name: &str) -> io::Result<()> {
     // SAFETY: ifreq is plain data for which all zeros is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the descriptor is open, and the kernel reads and writes one ifreq, which outlives the call.
     let outcome = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if outcome < 0 {

@@ -1,12 +1,42 @@
 //! The UDP socket of tunnels and relay frames.
+//!
+//! Many datagrams pass in one system call: [`receive`] and [`send`].
+
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub(crate) use self::receive::Inbox;
+pub(crate) use self::send::Outbox;
+
 /// Bytes that the kernel may hold for us: 10 ms of 1 Gbit/s and a burst; it grants what `rmem_max` allows.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// As many messages as go in one system call, as the kernel wants them.
+struct Headers {
+    names: Vec<libc::sockaddr_in6>,
+    pieces: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+}
+
+impl Headers {
+    #[expect(unsafe_code, reason = "kernel structures begin as zeros")]
+    fn new(count: usize) -> Self {
+        // SAFETY: all three are plain data, numbers and raw pointers, for which all zeros is a valid value.
+        let (name, piece, header) = unsafe { std::mem::zeroed() };
+        Self {
+            names: vec![name; count],
+            pieces: vec![piece; count],
+            headers: vec![header; count],
+        }
+    }
+}
 
 /// A bound socket.
 #[derive(Debug)]
@@ -39,15 +69,7 @@ impl Udp {
         &self.socket
     }
 
-    /// Receives one datagram; the source of IPv4 is IPv4, whatever the socket.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (length, from) = self.socket.recv_from(buffer)?;
-        Ok((
-            length,
-            SocketAddr::new(from.ip().to_canonical(), from.port()),
-        ))
-    }
-
+    /// Sends one datagram.
     pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         self.socket.send_to(datagram, self.mapped(to)).map(drop)
     }
@@ -77,6 +99,7 @@ fn bind(address: SocketAddr, fwmark: u32) -> io::Result<UdpSocket> {
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
     socket.set_nonblocking(true)?;
+    receive::accept_runs(&socket);
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

@@ -1,9 +1,10 @@
-//! The threads: one reads the TUN, one reads UDP, one keeps time. They only move bytes; [`Plane`] decides.
+//! The threads: they only move bytes between the kernel and [`crate::transmit`] and [`crate::receive`].
+//!
+//! A worker takes what it reads all the way to its own write, so nothing is handed between threads and order is kept.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, IoSlice, Read as _};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -13,35 +14,72 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tracing::{debug, error};
 
-use crate::peer::BUFFER_BYTES;
-use crate::plane::{Buffers, Output, Plane};
+use crate::counters::{Counters, DropReason, WorkerTally};
+use crate::message::BUFFER;
+use crate::offload::coalesce::Outcome;
+use crate::offload::vnet::VNET_HEADER;
+use crate::output::{Output, Run, Sent};
+use crate::plane::Plane;
+use crate::queues;
+use crate::receive::{Received, Receiver};
 use crate::relay;
-use crate::udp::Udp;
+use crate::transmit::Transmitter;
+use crate::tun::Tun;
+use crate::udp::{Inbox, Outbox, Udp};
 
 /// A worker that has nothing to do goes round this often, which is also how often timers run.
 const ROUND: u8 = 200;
-
-/// Packets taken from one descriptor before the others' turn to stop the thread comes.
-const BATCH: usize = 64;
+/// Reads of the TUN before the datagrams' turn comes.
+const MOST_READS: usize = 64;
+/// Bytes of those reads.
+const ENOUGH: usize = 256 * 1024;
 
 /// What the threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) plane: Plane,
+    pub(crate) workers: Vec<WorkerTally>,
     udp: Udp,
-    tun: File,
+    tun: Tun,
     stop: EventFd,
     stopping: AtomicBool,
     tun_lost: AtomicBool,
-    rounds: [AtomicU64; 3],
+    rounds: [AtomicU64; WORKERS.len()],
 }
 
+/// A worker: its name, and the name of the step at which a test hangs it.
+struct Worker {
+    name: &'static str,
+    #[cfg(feature = "failpoints")]
+    failpoint: &'static str,
+    work: fn(&Shared, usize),
+}
+
+const WORKERS: [Worker; 2] = [
+    Worker {
+        name: "packets",
+        #[cfg(feature = "failpoints")]
+        failpoint: "worker_packets",
+        work: move_packets,
+    },
+    Worker {
+        name: "timers",
+        #[cfg(feature = "failpoints")]
+        failpoint: "worker_timers",
+        work: keep_time,
+    },
+];
+
 impl Shared {
-    pub(crate) fn new(plane: Plane, udp: Udp, tun: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(plane: Plane, udp: Udp, tun: Tun) -> io::Result<Self> {
         Ok(Self {
             plane,
+            workers: WORKERS
+                .iter()
+                .map(|worker| WorkerTally::new(worker.name))
+                .collect(),
             udp,
-            tun: tun.into(),
+            tun,
             stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             stopping: AtomicBool::new(false),
             tun_lost: AtomicBool::new(false),
@@ -64,6 +102,21 @@ impl Shared {
         self.tun_lost.load(Ordering::Relaxed)
     }
 
+    /// Everything that was counted, by us and by the kernel's queues.
+    pub(crate) fn counters(&self) -> Counters {
+        let tally = &self.plane.tally;
+        match queues::receive_drops(self.udp.socket()) {
+            Ok(count) => tally.set(DropReason::ReceiveQueueFull, count),
+            Err(error) => debug!(%error, "the socket's drops are not known"),
+        }
+        match queues::tun_drops(&self.tun.name) {
+            Ok(count) => tally.set(DropReason::TunQueueFull, count),
+            Err(error) => debug!(%error, "the interface's drops are not known"),
+        }
+        let workers = self.workers.iter().map(WorkerTally::counters);
+        self.plane.counters(workers.collect())
+    }
+
     /// Rounds of the slowest worker: it moves only while all of them do.
     pub(crate) fn progress(&self) -> u64 {
         self.rounds
@@ -75,146 +128,224 @@ impl Shared {
 
     fn runs(&self, worker: usize) -> bool {
         #[cfg(feature = "failpoints")]
-        fail::eval(FAILPOINTS[worker], |_| ());
+        fail::eval(WORKERS[worker].failpoint, |_| ());
         self.rounds[worker].fetch_add(1, Ordering::Relaxed);
         !self.stopping.load(Ordering::Relaxed)
     }
-
-    /// Waits until `fd` has something to read, the workers stop, or a round is over.
-    fn wait(&self, fd: Option<&dyn AsFd>) {
-        let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
-        let timeout = PollTimeout::from(ROUND);
-        let waited = match fd {
-            Some(fd) => poll(
-                &mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN), stop],
-                timeout,
-            ),
-            None => poll(&mut [stop], timeout),
-        };
-        if let Err(error) = waited {
-            debug!(%error, "poll was interrupted");
-        }
-    }
 }
-
-/// Where a test hangs a worker, in the order of [`start`].
-#[cfg(feature = "failpoints")]
-const FAILPOINTS: [&str; 3] = ["worker_tun", "worker_udp", "worker_timers"];
-
-/// What one thread does until the workers stop.
-type Work = fn(&Shared);
 
 /// Starts the threads.
 pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
-    let workers: [(&str, Work); 3] = [
-        ("pnsbox-tun", read_tun),
-        ("pnsbox-udp", read_udp),
-        ("pnsbox-timers", keep_time),
-    ];
-    let start = |(name, work): (&str, Work)| {
+    let start = |(number, worker): (usize, &'static Worker)| {
         let shared = shared.clone();
         std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || work(&shared))
+            .name(format!("pnsbox-{}", worker.name))
+            .spawn(move || (worker.work)(&shared, number))
     };
-    workers.into_iter().map(start).collect()
+    const ALL: &[Worker] = &WORKERS;
+    ALL.iter().enumerate().map(start).collect()
 }
 
-fn read_tun(shared: &Shared) {
-    let (mut packet, mut buffers, mut out) = (
-        vec![0; BUFFER_BYTES],
-        Buffers::default(),
-        Kernel::new(shared),
-    );
-    while shared.runs(0) {
-        shared.wait(Some(&shared.tun));
-        for _ in 0..BATCH {
-            match (&shared.tun).read(&mut packet) {
-                Ok(0) => break,
-                Ok(length) => shared.plane.handle_packet(
-                    &packet[..length],
-                    Instant::now(),
-                    &mut buffers,
-                    &mut out,
-                ),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+fn move_packets(shared: &Shared, number: usize) {
+    PacketWorker::new(shared, &shared.workers[number]).work(number);
+}
+
+fn keep_time(shared: &Shared, number: usize) {
+    let tally = &shared.workers[number];
+    let mut message = vec![0; BUFFER];
+    let mut out = Kernel::new(shared, tally);
+    while shared.runs(number) {
+        let stop = PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN);
+        if let Err(error) = poll(&mut [stop], PollTimeout::from(ROUND)) {
+            debug!(%error, "poll was interrupted");
+        }
+        let now = Instant::now();
+        shared.plane.tick(now, &mut message, &mut out);
+        tally.publish_busy(now);
+    }
+}
+
+/// Moves packets both ways.
+struct PacketWorker<'s> {
+    shared: &'s Shared,
+    tally: &'s WorkerTally,
+    /// One read of the TUN.
+    read: Vec<u8>,
+    transmitter: Transmitter,
+    /// The kernel took no more of what was to be sent.
+    is_blocked: bool,
+    inbox: Inbox,
+    receiver: Receiver,
+    /// For what the host sends. Apart from the other, which may be in the middle of something else.
+    to_network: Kernel<'s>,
+    to_host: Kernel<'s>,
+}
+
+/// What has something to read, or takes something again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ready {
+    tun: bool,
+    udp: bool,
+}
+
+impl<'s> PacketWorker<'s> {
+    fn new(shared: &'s Shared, tally: &'s WorkerTally) -> Self {
+        Self {
+            shared,
+            tally,
+            read: vec![0; VNET_HEADER + BUFFER],
+            transmitter: Transmitter::default(),
+            is_blocked: false,
+            inbox: Inbox::new(),
+            receiver: Receiver::default(),
+            to_network: Kernel::new(shared, tally),
+            to_host: Kernel::new(shared, tally),
+        }
+    }
+
+    fn work(mut self, number: usize) {
+        let mut ready = Ready::default();
+        while self.shared.runs(number) {
+            ready = self.wait(ready);
+            let now = Instant::now();
+            self.tally.publish_busy(now);
+            if ready.udp {
+                ready.udp = self.receive(now);
+            }
+            if ready.tun || self.is_blocked {
+                ready.tun = self.transmit(now);
+            }
+        }
+    }
+
+    /// Waits until something can be done or a round is over; only looks, if something is known to be ready.
+    fn wait(&mut self, mut ready: Ready) -> Ready {
+        let on = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
+        let tun = on(!self.is_blocked, PollFlags::POLLIN);
+        let udp = PollFlags::POLLIN | on(self.is_blocked, PollFlags::POLLOUT);
+        let mut polled = [
+            PollFd::new(self.shared.udp.socket().as_fd(), udp),
+            PollFd::new(self.shared.tun.file.as_fd(), tun),
+            PollFd::new(self.shared.stop.as_fd(), PollFlags::POLLIN),
+        ];
+        let is_busy = ready.tun && !self.is_blocked || ready.udp;
+        let timeout = PollTimeout::from(if is_busy { 0 } else { ROUND });
+        match poll(&mut polled, timeout) {
+            Ok(_) => {
+                let has = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+                ready.udp |= has(&polled[0]);
+                ready.tun |= has(&polled[1]);
+            }
+            Err(error) => debug!(%error, "poll was interrupted"),
+        }
+        if !is_busy {
+            self.to_network.outbox.forget(Instant::now());
+            self.to_host.outbox.forget(Instant::now());
+        }
+        ready
+    }
+
+    /// Takes a burst of datagrams. True if there is probably more.
+    fn receive(&mut self, now: Instant) -> bool {
+        let more = match self.inbox.receive(self.shared.udp.socket()) {
+            Ok(more) => more,
+            Err(error) => {
+                // Interrupted, or what an earlier datagram met on its way, for example an ICMP error.
+                let is_empty = error.kind() == io::ErrorKind::WouldBlock;
+                if !is_empty {
+                    debug!(%error, "datagrams were not received");
+                }
+                return !is_empty;
+            }
+        };
+        let (slab, received) = self.inbox.received();
+        let datagrams = received.iter().map(Received::count).sum::<usize>();
+        self.tally
+            .received_datagrams(received.len() as u64, datagrams as u64);
+        let plane = &self.shared.plane;
+        let flushed = self.receiver.take(
+            plane,
+            &plane.table(),
+            slab,
+            received,
+            now,
+            &mut self.to_host,
+        );
+        self.tally
+            .wrote_packets(flushed.writes as u64, flushed.packets as u64);
+        more
+    }
+
+    /// Takes packets of the host. True if there is probably more.
+    fn transmit(&mut self, now: Instant) -> bool {
+        let plane = &self.shared.plane;
+        if self.is_blocked {
+            self.is_blocked = !self.transmitter.resume(plane, &mut self.to_network);
+            if self.is_blocked {
+                return true;
+            }
+        }
+        let table = plane.table();
+        let (mut reads, mut packets, mut bytes, mut more) = (0, 0, 0, true);
+        while more && reads < MOST_READS && bytes < ENOUGH {
+            match (&self.shared.tun.file).read(&mut self.read) {
+                Ok(length) => {
+                    reads += 1;
+                    bytes += length;
+                    let read = &self.read[..length];
+                    let out = &mut self.to_network;
+                    packets += self.transmitter.take(plane, &table, read, now, out);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => more = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    if !shared.tun_lost.swap(true, Ordering::Relaxed) {
-                        error!(%error, "the TUN interface is gone");
-                    }
-                    // Nothing will come any more; the owner replaces the data plane.
-                    std::thread::sleep(Duration::from_millis(ROUND.into()));
-                    break;
+                    self.lose_tun(&error);
+                    more = false;
                 }
             }
         }
+        self.tally.read_packets(reads as u64, packets);
+        self.is_blocked = !self
+            .transmitter
+            .finish(plane, &table, now, &mut self.to_network);
+        more
     }
-}
 
-fn read_udp(shared: &Shared) {
-    let (mut datagram, mut buffers, mut out) = (
-        vec![0; BUFFER_BYTES],
-        Buffers::default(),
-        Kernel::new(shared),
-    );
-    while shared.runs(1) {
-        shared.wait(Some(shared.udp.socket()));
-        for _ in 0..BATCH {
-            match shared.udp.receive(&mut datagram) {
-                Ok((length, from)) => {
-                    shared.plane.handle_datagram(
-                        &datagram[..length],
-                        from,
-                        Instant::now(),
-                        &mut buffers,
-                        &mut out,
-                    );
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    debug!(%error, "a datagram was not received");
-                    break;
-                }
-            }
+    /// Nothing will come any more; the owner replaces the data plane.
+    fn lose_tun(&self, error: &io::Error) {
+        if !self.shared.tun_lost.swap(true, Ordering::Relaxed) {
+            error!(%error, "the TUN interface is gone");
         }
-    }
-}
-
-fn keep_time(shared: &Shared) {
-    let (mut buffers, mut out) = (Buffers::default(), Kernel::new(shared));
-    while shared.runs(2) {
-        shared.wait(None);
-        shared.plane.tick(Instant::now(), &mut buffers, &mut out);
+        std::thread::sleep(Duration::from_millis(ROUND.into()));
     }
 }
 
 /// Socket and interface as an [`Output`].
 struct Kernel<'s> {
     shared: &'s Shared,
+    tally: &'s WorkerTally,
+    outbox: Outbox,
     frame: Vec<u8>,
 }
 
 impl<'s> Kernel<'s> {
-    fn new(shared: &'s Shared) -> Self {
+    fn new(shared: &'s Shared, tally: &'s WorkerTally) -> Self {
         Self {
             shared,
-            frame: Vec::with_capacity(BUFFER_BYTES + relay::HEADER_BYTES),
+            tally,
+            outbox: Outbox::new(),
+            frame: Vec::with_capacity(BUFFER + relay::HEADER_BYTES),
         }
     }
 }
 
 impl Output for Kernel<'_> {
     fn datagram(&mut self, to: SocketAddr, header: &[u8], datagram: &[u8]) -> bool {
-        let sent = if header.is_empty() {
-            self.shared.udp.send(to, datagram)
-        } else {
-            self.frame.clear();
-            self.frame.extend_from_slice(header);
-            self.frame.extend_from_slice(datagram);
-            self.shared.udp.send(to, &self.frame)
-        };
-        match sent {
+        self.frame.clear();
+        self.frame.extend_from_slice(header);
+        self.frame.extend_from_slice(datagram);
+        self.tally.sent_datagrams(1, 1);
+        match self.shared.udp.send(to, &self.frame) {
             Ok(()) => true,
             Err(error) => {
                 debug!(%to, %error, "a datagram was not sent");
@@ -223,13 +354,22 @@ impl Output for Kernel<'_> {
         }
     }
 
-    fn packet(&mut self, packet: &[u8]) -> bool {
-        match nix::unistd::write(&self.shared.tun, packet) {
+    fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent {
+        let sent = self.outbox.send(&self.shared.udp, slab, runs);
+        let datagrams = runs[..sent.runs].iter().map(Run::count).sum::<usize>();
+        self.tally
+            .sent_datagrams(sent.runs as u64, datagrams as u64);
+        sent
+    }
+
+    fn packet(&mut self, pieces: &[IoSlice<'_>]) -> Outcome {
+        match nix::sys::uio::writev(&self.shared.tun.file, pieces) {
             // The kernel takes a packet whole or not at all.
-            Ok(_) => true,
+            Ok(_) => Outcome::Written,
+            Err(nix::errno::Errno::EINVAL) => Outcome::Refused,
             Err(error) => {
                 debug!(%error, "a packet was not written to the TUN interface");
-                false
+                Outcome::Failed
             }
         }
     }

@@ -7,70 +7,40 @@
     reason = "a test ends at the first thing that is not as it should be"
 )]
 
+mod net;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, PublicKey, Snapshot};
 use pnsbox_dataplane::{Dataplane, Settings, generate_private_key, public_key, tun};
+
+use crate::net::{Net, OUTER_A, run, wait};
 
 const OURS: &str = "10.200.0.1";
 const THEIRS: &str = "10.200.0.2";
 const PORT: u16 = 51820;
 
-/// Two namespaces with a veth between them; gone when dropped.
-struct Net {
-    name: String,
+/// Ours on side a, theirs on side b.
+struct Pair {
+    net: Net,
     theirs: Option<Child>,
 }
 
-impl Net {
+impl Pair {
     fn up() -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "this test makes network namespaces: run it as root"
-        );
-        let net = Self {
-            name: format!("pnsit{}", std::process::id()),
+        Self {
+            net: Net::up(),
             theirs: None,
-        };
-        let (a, b) = (net.namespace("a"), net.namespace("b"));
-        for (words, why) in [
-            (format!("netns add {a}"), "iproute2 and CAP_SYS_ADMIN"),
-            (format!("netns add {b}"), "iproute2 and CAP_SYS_ADMIN"),
-            (
-                format!("-n {a} link add u0 type veth peer name u0 netns {b}"),
-                "veth",
-            ),
-            (
-                format!("-n {a} address add 192.0.2.1/24 dev u0"),
-                "an address",
-            ),
-            (
-                format!("-n {b} address add 192.0.2.2/24 dev u0"),
-                "an address",
-            ),
-            (format!("-n {a} link set u0 up"), "veth"),
-            (format!("-n {b} link set u0 up"), "veth"),
-            (format!("-n {a} link set lo up"), "loopback"),
-        ] {
-            let words: Vec<&str> = words.split(' ').collect();
-            run("ip", &words, why);
         }
-        net
-    }
-
-    fn namespace(&self, side: &str) -> String {
-        format!("{}{side}", self.name)
     }
 
     /// Starts Debian's wireguard-go on side b and points it at us.
     fn start_wireguard_go(&mut self, private: &[u8; 32], ours: &PublicKey) {
         let interface = self.interface();
-        let namespace = self.namespace("b");
+        let namespace = self.net.namespace("b");
         run(
             "wireguard-go",
             &["--version"],
@@ -95,28 +65,28 @@ impl Net {
         wait("wireguard-go listens", || {
             std::path::Path::new(&socket).exists()
         });
-        let key_file = std::env::temp_dir().join(format!("{}.key", self.name));
+        let key_file = std::env::temp_dir().join(format!("{interface}.key"));
         File::create(&key_file)
             .unwrap()
             .write_all(base64(private).as_bytes())
             .unwrap();
         let set = format!(
-            "set {interface} listen-port {PORT} private-key {} peer {} allowed-ips {OURS}/32 endpoint 192.0.2.1:{PORT}",
+            "set {interface} listen-port {PORT} private-key {} peer {} allowed-ips {OURS}/32 endpoint {OUTER_A}:{PORT}",
             key_file.display(),
             base64(ours)
         );
         run("wg", &set.split(' ').collect::<Vec<_>>(), "wireguard-tools");
         std::fs::remove_file(key_file).unwrap();
-        self.side("b", &format!("address add {THEIRS}/24 dev {interface}"));
-        self.side("b", &format!("link set {interface} mtu 1380 up"));
+        self.net
+            .ip("b", &format!("address add {THEIRS}/24 dev {interface}"));
+        self.net
+            .ip("b", &format!("link set {interface} mtu 1380 up"));
     }
 
     /// Our data plane on side a.
     fn start_ours(&self, private: [u8; 32]) -> Dataplane {
-        let handle = File::open(format!("/run/netns/{}", self.namespace("a"))).unwrap();
         let interface = self.interface();
-        let dataplane = std::thread::spawn(move || {
-            setns(handle, CloneFlags::CLONE_NEWNET).unwrap();
+        let dataplane = self.net.enter("a", || {
             let tun = tun::open(&interface).unwrap();
             Dataplane::start(Settings {
                 tun,
@@ -126,74 +96,38 @@ impl Net {
                 mtu: 1380,
             })
             .unwrap()
-        })
-        .join()
-        .unwrap();
-        self.side(
-            "a",
-            &format!("address add {OURS}/24 dev {}", self.interface()),
-        );
-        self.side("a", &format!("link set {} mtu 1380 up", self.interface()));
+        });
+        self.net
+            .ip("a", &format!("address add {OURS}/24 dev {interface}"));
+        self.net
+            .ip("a", &format!("link set {interface} mtu 1380 up"));
         dataplane
     }
 
     fn interface(&self) -> String {
         format!("it{}", std::process::id() % 1_000_000)
     }
-
-    fn side(&self, side: &str, words: &str) {
-        let namespace = self.namespace(side);
-        let words = [
-            &["-n", &namespace],
-            &words.split(' ').collect::<Vec<_>>()[..],
-        ]
-        .concat();
-        run("ip", &words, "iproute2");
-    }
-
-    fn ping(&self, side: &str, extra: &[&str], to: &str) -> bool {
-        let namespace = self.namespace(side);
-        let words = [
-            &["netns", "exec", &namespace, "ping", "-nq", "-W", "2"],
-            extra,
-            &[to],
-        ]
-        .concat();
-        Command::new("ip")
-            .args(words)
-            .stdout(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
-    }
 }
 
-impl Drop for Net {
+impl Drop for Pair {
     fn drop(&mut self) {
         if let Some(mut child) = self.theirs.take() {
             // It may be gone already.
             drop(child.kill());
             drop(child.wait());
         }
-        for side in ["a", "b"] {
-            drop(
-                Command::new("ip")
-                    .args(["netns", "del", &self.namespace(side)])
-                    .status(),
-            );
-        }
     }
 }
 
 #[test]
 fn packets_pass_both_ways_whoever_begins() {
-    let mut net = Net::up();
+    let mut pair = Pair::up();
     let (our_key, their_key) = (
         generate_private_key().unwrap(),
         generate_private_key().unwrap(),
     );
-    let dataplane = net.start_ours(our_key);
-    net.start_wireguard_go(&their_key, &public_key(&our_key));
+    let dataplane = pair.start_ours(our_key);
+    pair.start_wireguard_go(&their_key, &public_key(&our_key));
     let endpoint = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 2), PORT));
     let peer = PeerConfig {
         public_key: public_key(&their_key),
@@ -210,7 +144,7 @@ fn packets_pass_both_ways_whoever_begins() {
         })
         .unwrap();
     assert!(
-        net.ping("b", &["-c", "3", "-i", "0.2"], OURS),
+        pair.net.ping("b", &["-c", "3", "-i", "0.2"], OURS),
         "wireguard-go begins"
     );
     let counters = dataplane.counters();
@@ -236,7 +170,7 @@ fn packets_pass_both_ways_whoever_begins() {
         .unwrap();
     for size in ["0", "1", "15", "16", "17", "1000", "1352"] {
         assert!(
-            net.ping(
+            pair.net.ping(
                 "a",
                 &["-c", "2", "-i", "0.2", "-s", size, "-M", "do"],
                 THEIRS
@@ -245,29 +179,6 @@ fn packets_pass_both_ways_whoever_begins() {
         );
     }
     dataplane.stop();
-}
-
-fn run(program: &str, words: &[&str], needs: &str) {
-    let output = Command::new(program)
-        .args(words)
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}; needs {needs}"));
-    assert!(
-        output.status.success(),
-        "{program} {words:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-fn wait(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(10),
-            "not in 10 s: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Standard base64, as `wg` reads keys.

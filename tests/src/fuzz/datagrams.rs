@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
-use pnsbox_dataplane::fuzz::{Caught, FuzzPlane, first_mac_is_right, initiator, relay_frame};
+use pnsbox_dataplane::fuzz::{Caught, MemoryPlane, first_mac_is_right, initiator, relay_frame};
 use pnsbox_dataplane::{PathConfig, RelayChannel, Snapshot};
 
 use super::{below, byte, chunk, chunked, short};
@@ -42,7 +42,7 @@ pub fn run(data: &[u8]) {
 }
 
 struct World {
-    planes: Vec<FuzzPlane>,
+    planes: Vec<MemoryPlane>,
     now: Instant,
     /// Datagrams that reached us as they were sent.
     arrived: Vec<Vec<u8>>,

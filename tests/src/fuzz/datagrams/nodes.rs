@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
-use pnsbox_dataplane::fuzz::FuzzPlane;
+use pnsbox_dataplane::fuzz::MemoryPlane;
 use pnsbox_dataplane::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot, public_key};
 
 use crate::fuzz::below;
@@ -26,8 +26,8 @@ pub(super) const THEIRS: u32 = 7;
 
 pub(super) const MTU: u16 = 1380;
 
-pub(super) fn plane(node: usize, now: Instant) -> FuzzPlane {
-    let plane = FuzzPlane::new(SECRETS[node], MTU, node as u64, now);
+pub(super) fn plane(node: usize, now: Instant) -> MemoryPlane {
+    let plane = MemoryPlane::new(SECRETS[node], MTU, node as u64, now);
     if node == US {
         return plane;
     }

@@ -1,0 +1,259 @@
+//! From the host to the peers: what the TUN gave becomes sealed datagrams, one after the other in a slab, sent in runs.
+//!
+//! Packets of one peer in a row are a batch: one lookup, one lock, one sealing. It knows no descriptor.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::counters::DropReason;
+use crate::message::{BUFFER, DATA_HEADER, Frame, SMALLEST, padded_length};
+use crate::offload::segment::Segments;
+use crate::offload::vnet::{VNET_HEADER, VnetHeader};
+use crate::output::{Output, Run};
+use crate::packet;
+use crate::peer::{Path, Peer};
+use crate::plane::Plane;
+use crate::relay;
+use crate::table::Table;
+
+/// Bytes that one send can carry: the largest UDP datagram over IPv4.
+const LARGEST_RUN: usize = 65_507;
+/// Datagrams that one send can carry: `UDP_MAX_SEGMENTS` of kernels before 6.9.
+const MOST_IN_RUN: usize = 64;
+/// Packets sealed together.
+const MOST_IN_BATCH: usize = 2 * MOST_IN_RUN;
+/// Sealed bytes that are sent without waiting for more: as good as a full run, and still in the nearest caches.
+const ENOUGH: usize = 60_000;
+/// A batch on top of nearly enough, and as much again for what comes while the kernel takes nothing.
+const SLAB: usize = 2 * LARGEST_RUN + BUFFER;
+
+/// Packets on their way to peers. One worker's.
+#[derive(Debug)]
+pub(crate) struct Transmitter {
+    slab: Vec<u8>,
+    /// Bytes of the slab in use.
+    end: usize,
+    batch: Option<Batch>,
+    frames: Vec<Frame>,
+    /// Sealed and not sent.
+    runs: Vec<Run>,
+    message: Vec<u8>,
+}
+
+/// Packets for one peer that are not sealed yet.
+#[derive(Debug)]
+struct Batch {
+    peer: Arc<Peer>,
+    to: SocketAddr,
+    /// Bytes in front of each message, if it goes through a relay.
+    header: Option<[u8; relay::HEADER_BYTES]>,
+    start: usize,
+    /// Inner bytes without padding.
+    bytes: u64,
+}
+
+impl Batch {
+    fn header_bytes(&self) -> usize {
+        self.header.map_or(0, |header| header.len())
+    }
+}
+
+impl Default for Transmitter {
+    fn default() -> Self {
+        Self {
+            slab: vec![0; SLAB],
+            end: 0,
+            batch: None,
+            frames: Vec::with_capacity(MOST_IN_BATCH),
+            runs: Vec::with_capacity(SLAB / SMALLEST),
+            message: vec![0; BUFFER],
+        }
+    }
+}
+
+impl Transmitter {
+    /// Takes what one read of the TUN gave: so many packets. They are sent at the latest by [`Transmitter::finish`].
+    pub(crate) fn take(
+        &mut self,
+        plane: &Plane,
+        table: &Table,
+        read: &[u8],
+        now: Instant,
+        out: &mut dyn Output,
+    ) -> u64 {
+        self.try_take(plane, table, read, now, out)
+            .unwrap_or_else(|reason| {
+                plane.tally.drop(reason);
+                1
+            })
+    }
+
+    /// Sends everything that was taken. False if the kernel takes no more for now: then [`Transmitter::resume`].
+    pub(crate) fn finish(
+        &mut self,
+        plane: &Plane,
+        table: &Table,
+        now: Instant,
+        out: &mut dyn Output,
+    ) -> bool {
+        self.close(plane, table, now, out);
+        self.resume(plane, out)
+    }
+
+    /// Goes on sending what the kernel did not take. True if nothing is left.
+    pub(crate) fn resume(&mut self, plane: &Plane, out: &mut dyn Output) -> bool {
+        let sent = out.runs(&self.slab, &self.runs);
+        plane.tally.drop_many(DropReason::SendFailed, sent.lost);
+        self.runs.drain(..sent.runs);
+        if !self.runs.is_empty() {
+            return false;
+        }
+        if self.batch.is_none() {
+            self.end = 0;
+        }
+        true
+    }
+
+    fn try_take(
+        &mut self,
+        plane: &Plane,
+        table: &Table,
+        read: &[u8],
+        now: Instant,
+        out: &mut dyn Output,
+    ) -> Result<u64, DropReason> {
+        let (vnet, packet) = read
+            .split_first_chunk::<VNET_HEADER>()
+            .ok_or(DropReason::MalformedPacket)?;
+        let header = packet::parse(packet).ok_or(DropReason::MalformedPacket)?;
+        let peer = table
+            .by_address(header.destination)
+            .ok_or(DropReason::NoPeer)?;
+        let segments = Segments::parse(VnetHeader::decode(vnet), &packet[..header.length])
+            .map_err(|_| DropReason::MalformedPacket)?;
+        for index in 0..segments.count() {
+            let length = segments.length(index);
+            let padded = padded_length(length, plane.mtu);
+            if !self.has_room(peer, padded) {
+                self.close(plane, table, now, out);
+                if self.end >= ENOUGH {
+                    self.resume(plane, out);
+                }
+            }
+            let Some(slot) = self.slot(table, peer, padded)? else {
+                let rest = segments.count() - index;
+                plane.tally.drop_many(DropReason::QueueFull, rest as u64);
+                break;
+            };
+            let (to, padding) = self.slab[slot..slot + padded].split_at_mut(length);
+            segments.write(index, to);
+            padding.fill(0);
+            self.batch.as_mut().expect("a slot is of a batch").bytes += length as u64;
+        }
+        Ok(segments.count() as u64)
+    }
+
+    /// Whether the open batch is this peer's and takes another packet of so many bytes, padding included.
+    fn has_room(&self, peer: &Arc<Peer>, padded: usize) -> bool {
+        let Some(batch) = &self.batch else {
+            return true;
+        };
+        let used = self.end - batch.start;
+        Arc::ptr_eq(&batch.peer, peer)
+            && self.frames.len() < MOST_IN_BATCH
+            && used + batch.header_bytes() + padded + SMALLEST <= LARGEST_RUN
+    }
+
+    /// Room for another packet of the peer: where it begins in the slab. `None` if the slab is full.
+    fn slot(
+        &mut self,
+        table: &Table,
+        peer: &Arc<Peer>,
+        padded: usize,
+    ) -> Result<Option<usize>, DropReason> {
+        let batch = match &mut self.batch {
+            Some(batch) => batch,
+            None => self.batch.insert(begin(table, peer, self.end)?),
+        };
+        let length = padded + SMALLEST;
+        let start = self.end + batch.header_bytes();
+        if start + length > self.slab.len() {
+            return Ok(None);
+        }
+        if let Some(header) = batch.header {
+            self.slab[self.end..start].copy_from_slice(&header);
+        }
+        self.frames.push(Frame { start, length });
+        self.end = start + length;
+        Ok(Some(start + DATA_HEADER))
+    }
+
+    /// Seals the open batch.
+    fn close(&mut self, plane: &Plane, table: &Table, now: Instant, out: &mut dyn Output) {
+        let Some(batch) = self.batch.take() else {
+            return;
+        };
+        let send = &mut |path: &Path, datagram: &[u8]| plane.send(table, path, datagram, out);
+        let is_sealed = batch.peer.seal(
+            &mut self.slab,
+            &self.frames,
+            batch.bytes,
+            now,
+            &mut self.message,
+            send,
+        );
+        if is_sealed {
+            cut(&self.frames, &batch, &mut self.runs);
+        } else {
+            self.end = batch.start;
+        }
+        self.frames.clear();
+    }
+}
+
+/// A batch for a peer, if it is known where it is.
+fn begin(table: &Table, peer: &Arc<Peer>, start: usize) -> Result<Batch, DropReason> {
+    let (to, header) = match peer.path() {
+        Path::Unknown => return Err(DropReason::NoEndpoint),
+        Path::Direct(address) => (address, None),
+        Path::Relay { via, channel } => {
+            let Some(Path::Direct(address)) = table.by_key(&via).map(|relay| relay.path()) else {
+                return Err(DropReason::NoEndpoint);
+            };
+            (address, Some(relay::header(channel)))
+        }
+    };
+    Ok(Batch {
+        peer: Arc::clone(peer),
+        to,
+        header,
+        start,
+        bytes: 0,
+    })
+}
+
+/// Cuts a sealed batch into runs: equal lengths, but for a shorter last.
+fn cut(frames: &[Frame], batch: &Batch, runs: &mut Vec<Run>) {
+    let header = batch.header_bytes();
+    let mut open: Option<Run> = None;
+    for frame in frames {
+        let length = header + frame.length;
+        if let Some(run) = &mut open
+            && length <= run.segment
+            && run.length % run.segment == 0
+            && run.count() < MOST_IN_RUN
+            && run.length + length <= LARGEST_RUN
+        {
+            run.length += length;
+            continue;
+        }
+        runs.extend(open.replace(Run {
+            to: batch.to,
+            start: frame.start - header,
+            length,
+            segment: length,
+        }));
+    }
+    runs.extend(open);
+}

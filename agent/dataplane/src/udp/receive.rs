@@ -1,0 +1,186 @@
+//! Receiving in bursts: several runs of equal datagrams with one system call (`recvmmsg`, `UDP_GRO`).
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+
+use socket2::Socket;
+use tracing::debug;
+
+use super::Headers;
+use crate::receive::Received;
+
+/// Receives in one burst, when they are single datagrams.
+const MOST: usize = 64;
+/// Bytes of one receive: the kernel merges datagrams of one sender up to this.
+const STRIDE: usize = 65_536;
+/// Bytes in a burst that are still in the nearest caches when they are opened.
+const ENOUGH: usize = 128 * 1024;
+
+/// Lets the kernel hand over runs of datagrams; without it (before Linux 5.0) they come one by one.
+pub(super) fn accept_runs(socket: &Socket) {
+    if let Err(error) = set_gro(socket) {
+        debug!(%error, "datagrams are received one by one");
+    }
+}
+
+#[expect(unsafe_code, reason = "UDP_GRO has no safe wrapper")]
+fn set_gro(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the kernel reads one int, which outlives the call.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if outcome < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Room for one control message with an int, aligned as the kernel wants it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    header: libc::cmsghdr,
+    segment: libc::c_int,
+}
+
+/// A worker's memory for bursts. Not to be sent to another thread.
+pub(crate) struct Inbox {
+    slab: Vec<u8>,
+    received: Vec<Received>,
+    headers: Headers,
+    controls: Vec<Control>,
+    /// Receives in the next burst.
+    next: usize,
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}
+
+impl Inbox {
+    #[expect(unsafe_code, reason = "kernel structures begin as zeros")]
+    pub(crate) fn new() -> Self {
+        Self {
+            slab: vec![0; MOST * STRIDE],
+            received: Vec::with_capacity(MOST),
+            headers: Headers::new(MOST),
+            // SAFETY: it is plain data for which all zeros is a valid value.
+            controls: vec![unsafe { std::mem::zeroed() }; MOST],
+            next: MOST,
+        }
+    }
+
+    /// What was received last, with the slab that holds it.
+    pub(crate) fn received(&mut self) -> (&mut [u8], &[Received]) {
+        (&mut self.slab, &self.received)
+    }
+
+    /// Receives a burst. True if there is probably more.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<bool> {
+        self.received.clear();
+        let asked = self.next;
+        let count = self.call(socket, asked)?;
+        for index in 0..count {
+            self.received.extend(self.one(index));
+        }
+        let bytes: usize = self.received.iter().map(|one| one.length).sum();
+        self.next = (ENOUGH / (bytes / count.max(1)).max(1)).clamp(2, MOST);
+        Ok(count == asked)
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "recvmmsg has no safe wrapper that does not allocate"
+    )]
+    fn call(&mut self, socket: &UdpSocket, asked: usize) -> io::Result<usize> {
+        let Headers {
+            names,
+            pieces,
+            headers,
+        } = &mut self.headers;
+        for index in 0..asked {
+            pieces[index] = libc::iovec {
+                iov_base: self.slab[index * STRIDE..][..STRIDE].as_mut_ptr().cast(),
+                iov_len: STRIDE,
+            };
+            let header = &mut headers[index].msg_hdr;
+            header.msg_name = (&raw mut names[index]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+            header.msg_iov = &raw mut pieces[index];
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut self.controls[index]).cast();
+            header.msg_controllen = size_of::<Control>() as _;
+            header.msg_flags = 0;
+        }
+        // SAFETY: each of the `asked` headers points to a name, a piece of the slab and a control buffer of its own,
+        // with their true lengths; all of them are ours, live as long as `self`, and nobody else uses them meanwhile.
+        let count = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                asked as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Receive number `index`; `None` for one that was cut off.
+    fn one(&self, index: usize) -> Option<Received> {
+        let length = self.headers.headers[index].msg_len as usize;
+        let header = &self.headers.headers[index].msg_hdr;
+        let is_cut = header.msg_flags & libc::MSG_TRUNC != 0;
+        let from = address(&self.headers.names[index])?;
+        let control = &self.controls[index];
+        let has_segment = is_filled(header)
+            && control.header.cmsg_level == libc::SOL_UDP
+            && control.header.cmsg_type == libc::UDP_GRO;
+        let segment = if has_segment {
+            usize::try_from(control.segment).ok().filter(|s| *s > 0)?
+        } else {
+            length
+        };
+        (!is_cut).then_some(Received {
+            from,
+            start: index * STRIDE,
+            length,
+            segment,
+        })
+    }
+}
+
+/// Whether the kernel wrote a control message.
+fn is_filled(header: &libc::msghdr) -> bool {
+    let written = header.msg_controllen;
+    written >= size_of::<Control>() as _
+}
+
+/// The sender; IPv4 is IPv4, whatever the socket.
+#[expect(unsafe_code, reason = "the kernel writes one of two structures")]
+fn address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
+    match libc::c_int::from(name.sin6_family) {
+        libc::AF_INET6 => {
+            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr).to_canonical();
+            Some(SocketAddr::new(ip, u16::from_be(name.sin6_port)))
+        }
+        libc::AF_INET => {
+            // SAFETY: sockaddr_in is smaller, no more strictly aligned, plain data, and what the kernel wrote here.
+            let name = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
+            Some(SocketAddr::from((ip, u16::from_be(name.sin_port))))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,278 @@
+//! Sending in bursts: several runs of equal datagrams with one system call (`sendmmsg`, `UDP_SEGMENT`).
+//!
+//! An egress that refuses runs gets single datagrams for a while; the others are not affected.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info};
+
+use super::{Headers, Udp};
+use crate::output::{Run, Sent};
+
+/// Messages of one system call.
+const MOST: usize = 64;
+/// How long a destination gets single datagrams after runs to it were refused.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Destinations whose egress refuses runs; a host has few egresses, and forgetting one costs a call.
+const MOST_REFUSALS: usize = 64;
+
+/// The control message that has the kernel cut a run.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    header: libc::cmsghdr,
+    segment: u16,
+    /// Control messages are rounded up to a word (cmsg(3)).
+    padding: [u8; 6],
+}
+
+/// A destination whose way out does not take runs.
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    to: IpAddr,
+    /// Datagrams of so many bytes, and longer ones.
+    segment: usize,
+    until: Instant,
+}
+
+/// A worker's memory for sending. Not to be sent to another thread.
+pub(crate) struct Outbox {
+    headers: Headers,
+    controls: Vec<Control>,
+    refusals: Vec<Refusal>,
+    /// What a test has the kernel say to runs.
+    #[cfg(test)]
+    pub(super) kernel_says: Option<i32>,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").finish_non_exhaustive()
+    }
+}
+
+/// One message of a call.
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    to: SocketAddr,
+    start: usize,
+    length: usize,
+    /// Where the kernel cuts it, if it is more than one datagram.
+    segment: Option<usize>,
+}
+
+impl Outbox {
+    #[expect(unsafe_code, reason = "kernel structures begin as zeros")]
+    pub(crate) fn new() -> Self {
+        Self {
+            headers: Headers::new(MOST),
+            // SAFETY: it is plain data for which all zeros is a valid value.
+            controls: vec![unsafe { std::mem::zeroed() }; MOST],
+            refusals: Vec::with_capacity(MOST_REFUSALS),
+            #[cfg(test)]
+            kernel_says: None,
+        }
+    }
+
+    /// Sends runs in order, until the kernel takes no more.
+    pub(crate) fn send(&mut self, udp: &Udp, slab: &[u8], runs: &[Run]) -> Sent {
+        let mut sent = Sent::default();
+        while let Some(first) = runs.get(sent.runs) {
+            if self.refuses(first) {
+                sent.lost += self.send_singly(udp, slab, first);
+                sent.runs += 1;
+                continue;
+            }
+            let mut count = 0;
+            for run in runs[sent.runs..].iter().take(MOST) {
+                if self.refuses(run) {
+                    break;
+                }
+                let message = Message {
+                    to: run.to,
+                    start: run.start,
+                    length: run.length,
+                    segment: (run.count() > 1).then_some(run.segment),
+                };
+                self.set(count, udp, slab, message);
+                count += 1;
+            }
+            match self.call(udp, 0, count) {
+                Ok(taken) => sent.runs += taken,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return sent,
+                    Some(libc::EINTR) => {}
+                    Some(code) if first.count() > 1 && is_refusal(code) => {
+                        self.refuse(first, code);
+                    }
+                    Some(_) | None => {
+                        debug!(to = %first.to, %error, "datagrams were not sent");
+                        sent.lost += first.count() as u64;
+                        sent.runs += 1;
+                    }
+                },
+            }
+        }
+        sent
+    }
+
+    /// Sends the datagrams of a run each for itself; how many were lost.
+    fn send_singly(&mut self, udp: &Udp, slab: &[u8], run: &Run) -> u64 {
+        let mut lost = 0;
+        let mut count = 0;
+        for (start, length) in run.datagrams() {
+            let message = Message {
+                to: run.to,
+                start,
+                length,
+                segment: None,
+            };
+            self.set(count, udp, slab, message);
+            count += 1;
+            if count == MOST {
+                lost += self.call_until(udp, count);
+                count = 0;
+            }
+        }
+        lost + self.call_until(udp, count)
+    }
+
+    /// Sends the first `count` messages; how many the kernel did not take.
+    fn call_until(&mut self, udp: &Udp, count: usize) -> u64 {
+        let mut lost = 0;
+        let mut done = 0;
+        while done < count {
+            match self.call(udp, done, count) {
+                Ok(taken) => done += taken,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    debug!(%error, "a datagram was not sent");
+                    lost += 1;
+                    done += 1;
+                }
+            }
+        }
+        lost
+    }
+
+    fn set(&mut self, index: usize, udp: &Udp, slab: &[u8], message: Message) {
+        let Headers {
+            names,
+            pieces,
+            headers,
+        } = &mut self.headers;
+        let length = name(udp, message.to, &mut names[index]);
+        let bytes = &slab[message.start..message.start + message.length];
+        pieces[index] = libc::iovec {
+            // The kernel only reads it.
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        let header = &mut headers[index].msg_hdr;
+        header.msg_name = (&raw mut names[index]).cast();
+        header.msg_namelen = length;
+        header.msg_iov = &raw mut pieces[index];
+        header.msg_iovlen = 1;
+        header.msg_control = std::ptr::null_mut();
+        header.msg_controllen = 0;
+        if let Some(segment) = message.segment {
+            let control = &mut self.controls[index];
+            control.header.cmsg_level = libc::SOL_UDP;
+            control.header.cmsg_type = libc::UDP_SEGMENT;
+            control.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u16>()) as _;
+            control.segment = segment as u16;
+            header.msg_control = (&raw mut *control).cast();
+            header.msg_controllen = size_of::<Control>() as _;
+        }
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "sendmmsg has no safe wrapper that does not allocate"
+    )]
+    fn call(&mut self, udp: &Udp, from: usize, to: usize) -> io::Result<usize> {
+        let headers = &mut self.headers.headers[from..to];
+        #[cfg(test)]
+        if let Some(code) = self.kernel_says
+            && headers[0].msg_hdr.msg_controllen > 0
+        {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        // SAFETY: each header was set by `set` for this call: its name, piece and control are ours and live as long as
+        // `self`, and the bytes it points to are borrowed by our callers until this returns.
+        let count = unsafe {
+            libc::sendmmsg(
+                udp.socket().as_raw_fd(),
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+            )
+        };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
+    pub(super) fn refuses(&self, run: &Run) -> bool {
+        run.count() > 1
+            && self
+                .refusals
+                .iter()
+                .any(|refusal| refusal.to == run.to.ip() && run.segment >= refusal.segment)
+    }
+
+    /// Remembers that the way to this destination takes no such runs.
+    fn refuse(&mut self, run: &Run, code: i32) {
+        let now = Instant::now();
+        if self.refusals.len() == MOST_REFUSALS {
+            self.refusals.remove(0);
+        }
+        // Without checksum offload it takes no run at all (EIO); otherwise these datagrams exceed the path's MTU.
+        let segment = if code == libc::EIO { 0 } else { run.segment };
+        info!(to = %run.to, segment, error = %io::Error::from_raw_os_error(code), "datagrams go one by one for a minute");
+        self.refusals.push(Refusal {
+            to: run.to.ip(),
+            segment,
+            until: now + PAUSE,
+        });
+    }
+
+    /// Destinations that get single datagrams now.
+    #[cfg(test)]
+    pub(super) fn refused(&self) -> usize {
+        self.refusals.len()
+    }
+
+    /// Forgets refusals whose time is over.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        self.refusals.retain(|refusal| refusal.until > now);
+    }
+}
+
+/// What the kernel says to a run that the way out cannot carry: EIO without checksum offload,
+/// EMSGSIZE, or EINVAL before Linux 6.14, if a datagram exceeds the path's MTU.
+fn is_refusal(code: i32) -> bool {
+    matches!(code, libc::EIO | libc::EINVAL | libc::EMSGSIZE)
+}
+
+/// Writes the destination as the socket wants it; its length.
+fn name(udp: &Udp, to: SocketAddr, name: &mut libc::sockaddr_in6) -> libc::socklen_t {
+    match udp.mapped(to) {
+        SocketAddr::V6(v6) => {
+            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            name.sin6_port = v6.port().to_be();
+            name.sin6_addr.s6_addr = v6.ip().octets();
+            name.sin6_flowinfo = 0;
+            name.sin6_scope_id = v6.scope_id();
+            size_of::<libc::sockaddr_in6>() as libc::socklen_t
+        }
+        SocketAddr::V4(v4) => {
+            name.sin6_family = libc::AF_INET as libc::sa_family_t;
+            name.sin6_port = v4.port().to_be();
+            // The address of sockaddr_in lies where this has its flow label.
+            name.sin6_flowinfo = u32::from(*v4.ip()).to_be();
+            size_of::<libc::sockaddr_in>() as libc::socklen_t
+        }
+    }
+}

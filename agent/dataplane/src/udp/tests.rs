@@ -1,0 +1,165 @@
+//! Against the kernel, over a veth: what runs become on the way, and what happens when the way out takes none.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::{Inbox, Outbox, Udp};
+use crate::net::{Net, OUTER_B, UPLINK, wait};
+use crate::output::Run;
+
+/// A sender on side a, a receiver on side b.
+struct Ends {
+    net: Net,
+    from: Udp,
+    outbox: Outbox,
+    to: SocketAddr,
+    receiver: Udp,
+    inbox: Inbox,
+}
+
+impl Ends {
+    fn up() -> Self {
+        let net = Net::up();
+        let receiver = net.enter("b", || Udp::bind(0, 0).unwrap());
+        let port = receiver.socket().local_addr().unwrap().port();
+        Self {
+            from: net.enter("a", || Udp::bind(0, 0).unwrap()),
+            net,
+            outbox: Outbox::new(),
+            to: SocketAddr::new(OUTER_B.parse().unwrap(), port),
+            receiver,
+            inbox: Inbox::new(),
+        }
+    }
+
+    /// Sends a run of ten, the last half as long; how many receives it took to get it, and every datagram.
+    fn send(&mut self, segment: usize) -> (usize, Vec<Vec<u8>>) {
+        let run = Run {
+            to: self.to,
+            start: 7,
+            length: 9 * segment + segment / 2,
+            segment,
+        };
+        let slab: Vec<u8> = (0..7 + run.length).map(|at| (at / 7) as u8).collect();
+        let sent = self.outbox.send(&self.from, &slab, &[run]);
+        assert_eq!((sent.runs, sent.lost), (1, 0));
+        let expected: Vec<Vec<u8>> = run
+            .datagrams()
+            .map(|(at, length)| slab[at..at + length].to_vec())
+            .collect();
+        let (mut receives, mut come) = (0, Vec::new());
+        wait("the datagrams arrive", || {
+            receives += self.receive(&mut come);
+            come.len() >= expected.len()
+        });
+        assert_eq!(come, expected);
+        (receives, come)
+    }
+
+    fn receive(&mut self, come: &mut Vec<Vec<u8>>) -> usize {
+        if self.inbox.receive(self.receiver.socket()).is_err() {
+            return 0;
+        }
+        let (slab, received) = self.inbox.received();
+        for one in received {
+            let bytes = &slab[one.start..one.start + one.length];
+            come.extend(bytes.chunks(one.segment).map(<[u8]>::to_vec));
+        }
+        received.len()
+    }
+}
+
+#[test]
+fn a_run_is_one_send_and_one_receive() {
+    let mut ends = Ends::up();
+    for segment in [1000, 100, 33, 2] {
+        assert_eq!(ends.send(segment).0, 1, "{segment}");
+    }
+    assert_eq!(ends.outbox.refused(), 0);
+    let sender = ends.from.socket().local_addr().unwrap().port();
+    let mut come = Vec::new();
+    ends.from.send(ends.to, b"alone").unwrap();
+    wait("it arrives", || ends.receive(&mut come) == 1);
+    let (_, received) = ends.inbox.received();
+    let from: IpAddr = "192.0.2.1".parse().unwrap();
+    assert_eq!(received[0].from, SocketAddr::new(from, sender));
+}
+
+/// Kernels before 6.11 say EIO where the device computes no checksums; later ones compute them.
+#[test]
+fn an_egress_that_refuses_runs_gets_single_datagrams_and_a_minute_later_runs_again() {
+    let mut ends = Ends::up();
+    ends.outbox.kernel_says = Some(libc::EIO);
+    assert_eq!(ends.send(1000).0, 10, "one by one");
+    ends.send(500);
+    assert_eq!(ends.outbox.refused(), 1, "it is not asked again");
+    let other = Run {
+        to: SocketAddr::new("127.0.0.1".parse().unwrap(), 9),
+        start: 0,
+        length: 20,
+        segment: 10,
+    };
+    assert!(!ends.outbox.refuses(&other), "others are not affected");
+
+    ends.outbox.kernel_says = None;
+    let now = Instant::now();
+    ends.outbox.forget(now + Duration::from_secs(59));
+    assert_eq!(ends.outbox.refused(), 1);
+    ends.outbox.forget(now + Duration::from_secs(61));
+    assert_eq!(ends.send(1000).0, 1, "and now it is one run again");
+    assert_eq!(ends.outbox.refused(), 0);
+}
+
+#[test]
+fn an_egress_without_checksums_carries_everything() {
+    let mut ends = Ends::up();
+    ends.net.exec("a", &format!("ethtool -K {UPLINK} tx off"));
+    assert_eq!(ends.send(1000).1.len(), 10);
+}
+
+#[test]
+fn datagrams_beyond_the_mtu_of_the_way_are_fragmented_and_smaller_ones_still_go_in_runs() {
+    let mut ends = Ends::up();
+    for side in ["a", "b"] {
+        ends.net.ip(side, &format!("link set {UPLINK} mtu 900"));
+    }
+    assert_eq!(ends.send(1000).0, 10, "one by one");
+    assert_eq!(ends.outbox.refused(), 1);
+    assert_eq!(ends.send(800).0, 1);
+}
+
+#[test]
+fn a_full_socket_says_so_and_loses_nothing() {
+    let mut ends = Ends::up();
+    ends.net.exec(
+        "a",
+        &format!("tc qdisc add dev {UPLINK} root tbf rate 8mbit burst 5kb limit 10mb"),
+    );
+    socket2::SockRef::from(ends.from.socket())
+        .set_send_buffer_size(20_000)
+        .unwrap();
+    let slab = vec![5; 100 * 1000];
+    let runs: Vec<Run> = (0..10)
+        .map(|number| Run {
+            to: ends.to,
+            start: number * 10_000,
+            length: 10_000,
+            segment: 1000,
+        })
+        .collect();
+    let first = ends.outbox.send(&ends.from, &slab, &runs);
+    assert!(
+        first.runs > 0 && first.runs < runs.len() && first.lost == 0,
+        "{first:?}"
+    );
+    let mut done = first.runs;
+    wait("the rest goes when there is room", || {
+        done += ends.outbox.send(&ends.from, &slab, &runs[done..]).runs;
+        done == runs.len()
+    });
+    let mut come = Vec::new();
+    wait("all arrive", || {
+        ends.receive(&mut come);
+        come.len() == 100
+    });
+}

@@ -1,0 +1,80 @@
+//! Two data planes of ours with a tunnel between two namespaces.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "each test uses its part"
+)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, Snapshot};
+use pnsbox_dataplane::{Dataplane, Settings, public_key, tun};
+
+use crate::net::{Net, OUTER_B, wait};
+
+/// Inner address of side a.
+pub const INNER_A: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+/// Inner address of side b.
+pub const INNER_B: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
+/// Of the inner interfaces, in bytes.
+pub const MTU: u16 = 1420;
+const INTERFACE: &str = "t0";
+const PORT: u16 = 51820;
+
+/// Both ends of a tunnel.
+#[derive(Debug)]
+pub struct Planes {
+    /// Of side a, which knows where b is.
+    pub a: Dataplane,
+    /// Of side b.
+    pub b: Dataplane,
+}
+
+impl Planes {
+    /// Starts both and waits for the tunnel.
+    pub fn up(net: &Net) -> Self {
+        let keys = [[1; 32], [2; 32]];
+        let start = |side: &'static str, own: usize, address: Ipv4Addr| {
+            let plane = net.enter(side, || {
+                let tun = tun::open(INTERFACE).unwrap();
+                Dataplane::start(Settings {
+                    tun,
+                    private_key: keys[own].into(),
+                    listen: PORT,
+                    fwmark: 0,
+                    mtu: MTU,
+                })
+                .unwrap()
+            });
+            net.ip(side, &format!("address add {address}/24 dev {INTERFACE}"));
+            net.ip(side, &format!("link set {INTERFACE} mtu {MTU} up"));
+            plane
+        };
+        let planes = Self {
+            a: start("a", 0, INNER_A),
+            b: start("b", 1, INNER_B),
+        };
+        let peer = |other: usize, address: Ipv4Addr, path| Snapshot {
+            peers: vec![PeerConfig {
+                public_key: public_key(&keys[other]),
+                allowed_prefixes: vec![format!("{address}/32").parse().unwrap()],
+                path,
+                persistent_keepalive: None,
+            }],
+            relays: Vec::new(),
+        };
+        let there = SocketAddr::new(OUTER_B.parse().unwrap(), PORT);
+        let direct = PathConfig::Direct(there);
+        planes
+            .b
+            .apply(peer(0, INNER_A, PathConfig::Passive))
+            .unwrap();
+        planes.a.apply(peer(1, INNER_B, direct)).unwrap();
+        wait("the tunnel stands", || {
+            net.ping("a", &["-c", "1"], &INNER_B.to_string())
+        });
+        planes
+    }
+}
