@@ -17,6 +17,10 @@ mod coalesce_tests;
 pub(crate) mod flows;
 pub(crate) mod headers;
 #[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
+mod oracle_tests;
+#[cfg(test)]
 mod packets;
 pub(crate) mod segment;
 #[cfg(test)]

@@ -325,8 +325,8 @@ fn speed() {
     let (vnet, packet) = Sample::tcp4(&Random(18).bytes(44 * 1328)).super_packet(1328);
     let mut slab = vec![0; 1500 * 44];
     let mut best = f64::MAX;
-    for _ in 0..9 {
-        const ROUNDS: usize = 2000;
+    for _ in 0..500 {
+        const ROUNDS: usize = 5;
         let begun = std::time::Instant::now();
         for _ in 0..ROUNDS {
             let segments = Segments::parse(vnet, std::hint::black_box(&packet)).unwrap();
