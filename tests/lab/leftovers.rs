@@ -16,15 +16,15 @@ pub(crate) fn a_second_agent_and_a_port_in_use_are_named(lab: &Lab) -> Result<()
     );
 
     // A port that another program holds: the message names it and the key to change.
-    let hold = "import socket,time\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\ns.bind(('::',51820))\ntime.sleep(15)";
-    let _holder = lab.spawn("isp", &["timeout", "20", "python3", "-c", hold])?;
+    let hold = "import socket,time\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\ns.bind(('::',51820))\ntime.sleep(60)";
+    let _holder = lab.spawn("isp", &["timeout", "60", "python3", "-c", hold])?;
     lab.run("isp", &["sh", "-c", "mkdir -p /etc/pnsbox/held && printf 'state_dir = \"/var/lib/pnsbox/held\"\\nsocket = \"/run/pnsbox/held.sock\"\\n[http]\\nport = 9799\\n' > /etc/pnsbox/held/agent.toml"])?;
     let _agent = lab.spawn(
         "isp",
         &[
             "sh",
             "-c",
-            "exec timeout 30 pnsbox-agent run --config /etc/pnsbox/held/agent.toml",
+            "exec timeout 60 pnsbox-agent run --config /etc/pnsbox/held/agent.toml",
         ],
     )?;
     let socket = ["pnsbox", "--socket", "/run/pnsbox/held.sock"];
