@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pnsbox_agent_core::event::ServiceConfig;
+use pnsbox_dataplane::ProtocolCore;
 use pnsbox_proto::id::{AgencyName, ServiceName};
 use pnsbox_proto::service::{Audience, ServiceKind};
 use pnsbox_proto::{AGENT_HTTP_PORT, LINK_PORT, WIREGUARD_PORT};
@@ -36,6 +37,8 @@ pub struct Config {
     pub wireguard_port: u16,
     /// MTU of our interface, in bytes.
     pub mtu: u16,
+    /// Who speaks WireGuard.
+    pub core: ProtocolCore,
     /// UDP port of links.
     pub link_port: u16,
     /// TCP port of `/metrics`.
@@ -74,7 +77,7 @@ impl Config {
         let socket = reader.value("socket", SOCKET_PATH, default.socket, |value| {
             absolute_path(value).filter(|path| path.as_os_str().len() <= SOCKET_PATH_MAX)
         });
-        let (interface, wireguard_port, mtu) =
+        let (interface, wireguard_port, mtu, core) =
             reader.table("wireguard", "wireguard", |wireguard| {
                 let interface =
                     wireguard.value("interface", INTERFACE, default.interface, interface_name);
@@ -84,6 +87,7 @@ impl Config {
                     interface,
                     port,
                     wireguard.value("mtu", MTU, default.mtu, integer(MTU_MIN..=MTU_MAX)),
+                    wireguard.value("core", CORE, default.core, text),
                 )
             });
         let link_port = reader.table("link", "link", |link| {
@@ -110,6 +114,7 @@ impl Config {
             interface,
             wireguard_port,
             mtu,
+            core,
             link_port,
             http_port,
             log_level,
@@ -126,6 +131,7 @@ impl Default for Config {
             interface: "pns0".to_owned(),
             wireguard_port: WIREGUARD_PORT,
             mtu: 1380,
+            core: ProtocolCore::default(),
             link_port: LINK_PORT,
             http_port: AGENT_HTTP_PORT,
             log_level: "info".to_owned(),
@@ -269,6 +275,7 @@ const SOCKET_PATH: &str = "must be an absolute path of at most 107 bytes";
 const INTERFACE: &str = "must be 1 to 15 of a-z, A-Z, 0-9, '-', '_' and '.', beginning with a letter, for example \"pns0\"";
 const PORT: &str = "must be a port between 1 and 65535";
 const MTU: &str = "must be between 1280 and 1500";
+const CORE: &str = "must be native or boringtun";
 const LEVEL: &str = "must be one of error, warn, info, debug, trace";
 const NAME: &str =
     "must be 1 to 40 of a-z, 0-9 and '-'; the agency's name is put in front by itself";

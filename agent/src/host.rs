@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pnsbox_agent_core::event::HostFacts;
 use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
 use pnsbox_dataplane::tun::{self, Tun, TunError};
-use pnsbox_dataplane::{Counters, Dataplane, Settings};
+use pnsbox_dataplane::{Counters, Dataplane, ProtocolCore, Settings};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -70,6 +70,8 @@ pub struct HostSettings {
     pub wireguard_port: u16,
     /// Private key of the tunnels.
     pub private_key: WireguardSecret,
+    /// Who speaks WireGuard.
+    pub core: ProtocolCore,
 }
 
 /// The data plane with the interface that it holds.
@@ -259,6 +261,7 @@ impl Host {
             listen: self.settings.wireguard_port,
             fwmark: netlink::FWMARK,
             mtu,
+            core: self.settings.core,
         })
         .map_err(HostError::Start)?;
         info!(interface = %name, port = dataplane.port(), mtu, "data plane started");

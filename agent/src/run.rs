@@ -38,6 +38,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         interface: config.interface.clone(),
         wireguard_port: config.wireguard_port,
         private_key: keys.wireguard.clone(),
+        core: config.core,
     })
     .await?;
     let http = HttpServer::listen(config.http_port, metrics_text(events.clone())).await?;

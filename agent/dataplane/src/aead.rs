@@ -50,12 +50,24 @@ pub(crate) enum Implementation {
     /// For each packet of a batch whichever is faster here.
     Fastest,
     /// Our own kernels, many packets at once: x86-64 with AVX-512 F, BW, VL and IFMA.
+    #[cfg_attr(
+        not(any(test, feature = "fuzz")),
+        expect(dead_code, reason = "only comparisons insist on it")
+    )]
     Avx512,
     /// The crate `ring`, packet by packet: everywhere.
     Portable,
 }
 
 impl Implementation {
+    /// What this CPU has, for the log.
+    pub(crate) fn here() -> &'static str {
+        match Self::Fastest.or_portable() {
+            Self::Portable => "packet by packet",
+            Self::Fastest | Self::Avx512 => "AVX-512",
+        }
+    }
+
     /// This one if the CPU can do it, else the portable one.
     fn or_portable(self) -> Self {
         if avx512::is_supported() {
@@ -95,11 +107,6 @@ impl Key {
             bytes,
             implementation: implementation.or_portable(),
         }
-    }
-
-    /// Who does the arithmetic: never [`Implementation::Avx512`] nor [`Implementation::Fastest`] on a CPU without it.
-    pub(crate) fn implementation(&self) -> Implementation {
-        self.implementation
     }
 
     /// Encrypts every packet where it lies and writes its tag right behind it.

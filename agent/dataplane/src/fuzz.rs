@@ -2,6 +2,8 @@
 //!
 //! Built in tests, and with the feature `fuzz`. It adds no way into the plane that the workers do not have.
 
+mod aead;
+
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,6 +13,8 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 
+pub use self::aead::aead_agrees_with_ring;
+use crate::ProtocolCore;
 use crate::counters::Counters;
 use crate::message::BUFFER;
 use crate::offload::coalesce::Outcome;
@@ -81,9 +85,15 @@ impl Output for Caught {
 
 impl MemoryPlane {
     /// No peers yet.
-    pub fn new(private_key: [u8; 32], mtu: u16, seed: u64, now: Instant) -> Self {
+    pub fn new(
+        private_key: [u8; 32],
+        core: ProtocolCore,
+        mtu: u16,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         Self {
-            plane: Plane::new(private_key.into(), mtu, seed, now),
+            plane: Plane::new(private_key.into(), core, mtu, seed, now),
             transmitter: Transmitter::default(),
             receiver: Receiver::default(),
             message: vec![0; BUFFER],

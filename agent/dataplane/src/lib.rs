@@ -9,7 +9,7 @@
 //! | What happens to a datagram? | `receive` |
 //! | What do they have in common? | `plane` |
 //! | What is a peer? | `peer` |
-//! | Who speaks WireGuard? | `core` |
+//! | Who speaks WireGuard? | `core`, and our own: `noise` |
 //! | How are many packets sealed at once? | `aead` |
 //! | Which peer is meant? | `table` |
 //! | What does a message look like? | `message`, `relay`, `packet` |
@@ -18,20 +18,18 @@
 //! | How are bytes moved? | [`tun`], `udp` |
 //! | What is counted? | [`counters`], `queues` |
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no protocol core seals with it yet")
-)]
 mod aead;
 mod core;
 pub mod counters;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod limiter;
+mod lock;
 mod message;
 #[cfg(test)]
 #[path = "../tests/net/mod.rs"]
 mod net;
+mod noise;
 mod offload;
 mod output;
 mod packet;
@@ -51,6 +49,7 @@ mod worker;
 
 use std::fmt;
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -61,6 +60,7 @@ pub use counters::{Counters, DropReason, PeerCounters, WorkerCounters};
 pub use snapshot::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot};
 pub use table::SnapshotError;
 
+use crate::aead::Implementation;
 use crate::plane::Plane;
 use crate::tun::Tun;
 use crate::udp::Udp;
@@ -79,7 +79,36 @@ pub struct Settings {
     pub fwmark: u32,
     /// MTU of the interface, in bytes: bounds the padding.
     pub mtu: u16,
+    /// Who speaks WireGuard.
+    pub core: ProtocolCore,
 }
+
+/// Who speaks WireGuard: the same protocol, another program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ProtocolCore {
+    /// Our own, which seals many packets at once.
+    #[default]
+    Native,
+    /// The crate boringtun, packet by packet.
+    Boringtun,
+}
+
+impl FromStr for ProtocolCore {
+    type Err = UnknownCore;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCore> {
+        match name {
+            "native" => Ok(Self::Native),
+            "boringtun" => Ok(Self::Boringtun),
+            _ => Err(UnknownCore),
+        }
+    }
+}
+
+/// A name that is no protocol core's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a protocol core is native or boringtun")]
+pub struct UnknownCore;
 
 /// An X25519 private key. Prints as `…`, and is wiped from memory when dropped.
 #[derive(Clone)]
@@ -141,6 +170,7 @@ impl Dataplane {
             listen,
             fwmark,
             mtu,
+            core,
         } = settings;
         let error = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::PortInUse { port: listen },
@@ -153,10 +183,16 @@ impl Dataplane {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|e| error(io::Error::other(e)))?;
         let udp = Udp::bind(listen, fwmark).map_err(error)?;
-        let plane = Plane::new(private_key.0, mtu, u64::from_ne_bytes(seed), Instant::now());
+        let seed = u64::from_ne_bytes(seed);
+        let plane = Plane::new(private_key.0, core, mtu, seed, Instant::now());
         let shared = Arc::new(Shared::new(plane, udp, tun).map_err(error)?);
         let port = shared.port().map_err(error)?;
         let threads = worker::start(&shared).map_err(error)?;
+        let encryption = match core {
+            ProtocolCore::Native => Implementation::here(),
+            ProtocolCore::Boringtun => "packet by packet",
+        };
+        tracing::info!(?core, encryption, "packets flow");
         Ok(Self {
             shared,
             threads,

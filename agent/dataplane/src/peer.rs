@@ -7,10 +7,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::Mutex;
-
 use crate::core::{Core, Handled, Refused, Sealed, Ticked};
 use crate::counters::{DropReason, PeerCounters};
+use crate::lock::Mutex;
 use crate::message::{
     COOKIE_REPLY, DATA, Frame, HANDSHAKE_INITIATION, HANDSHAKE_RESPONSE, SMALLEST,
 };

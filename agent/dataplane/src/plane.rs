@@ -12,12 +12,14 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
-use parking_lot::Mutex;
 
-use crate::core::Boringtun;
+use crate::ProtocolCore;
+use crate::core::{Boringtun, Core};
 use crate::counters::{Counters, DropReason, Tally, WorkerCounters};
 use crate::limiter::Limiter;
+use crate::lock::Mutex;
 use crate::message::SMALLEST;
+use crate::noise::Tunnel;
 use crate::output::Output;
 use crate::peer::{Path, Peer};
 use crate::relay;
@@ -39,6 +41,7 @@ pub(crate) enum Relayed<'t> {
 pub(crate) struct Plane {
     private: StaticSecret,
     public: X25519Public,
+    core: ProtocolCore,
     pub(crate) mtu: usize,
     table: ArcSwap<Table>,
     pub(crate) tally: Tally,
@@ -62,9 +65,16 @@ impl std::fmt::Debug for Plane {
 
 impl Plane {
     /// No peers yet. `seed` gives the jitter and the first index.
-    pub(crate) fn new(private: StaticSecret, mtu: u16, seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(
+        private: StaticSecret,
+        core: ProtocolCore,
+        mtu: u16,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let public = X25519Public::from(&private);
         Self {
+            core,
             mtu: usize::from(mtu),
             table: ArcSwap::default(),
             tally: Tally::default(),
@@ -252,8 +262,12 @@ impl Plane {
 
     fn new_peer(&self, config: &PeerConfig, table: &Table, now: Instant) -> Arc<Peer> {
         let index = self.free_index(table);
-        let core = Boringtun::new(&self.private, config.public_key.into(), index);
-        Arc::new(Peer::new(config.public_key, Box::new(core), index, now))
+        let public = config.public_key.into();
+        let core: Box<dyn Core> = match self.core {
+            ProtocolCore::Native => Box::new(Tunnel::new(&self.private, public, index)),
+            ProtocolCore::Boringtun => Box::new(Boringtun::new(&self.private, public, index)),
+        };
+        Arc::new(Peer::new(config.public_key, core, index, now))
     }
 
     fn free_index(&self, table: &Table) -> u32 {

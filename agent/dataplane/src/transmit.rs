@@ -23,10 +23,10 @@ const LARGEST_RUN: usize = 65_507;
 const MOST_IN_RUN: usize = 64;
 /// Packets sealed together.
 const MOST_IN_BATCH: usize = 2 * MOST_IN_RUN;
-/// Sealed bytes that are sent without waiting for more: as good as a full run, and still in the nearest caches.
-const ENOUGH: usize = 60_000;
+/// Sealed bytes that are sent without waiting for more: what a super-packet leaves over a full run goes with that run.
+const ENOUGH: usize = 100_000;
 /// A batch on top of nearly enough, and as much again for what comes while the kernel takes nothing.
-const SLAB: usize = 2 * LARGEST_RUN + BUFFER;
+const SLAB: usize = ENOUGH + LARGEST_RUN + BUFFER;
 
 /// Packets on their way to peers. One worker's.
 #[derive(Debug)]

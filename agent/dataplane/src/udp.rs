@@ -10,12 +10,14 @@ mod tests;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) use self::receive::Inbox;
 pub(crate) use self::send::Outbox;
 
-/// Bytes that the kernel may hold for us: 10 ms of 1 Gbit/s and a burst; it grants what `rmem_max` allows.
+/// Bytes that the kernel may hold for us: 10 ms of 3 Gbit/s; without CAP_NET_ADMIN it grants what `rmem_max` allows.
 const SOCKET_BUFFER: usize = 4 << 20;
 
 /// As many messages as go in one system call, as the kernel wants them.
@@ -96,8 +98,13 @@ fn bind(address: SocketAddr, fwmark: u32) -> io::Result<UdpSocket> {
     if fwmark != 0 {
         socket.set_mark(fwmark)?;
     }
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    // Beyond what others may take: CAP_NET_ADMIN allows it.
+    if setsockopt(&socket, RcvBufForce, &SOCKET_BUFFER).is_err() {
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    }
+    if setsockopt(&socket, SndBufForce, &SOCKET_BUFFER).is_err() {
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    }
     socket.set_nonblocking(true)?;
     receive::accept_runs(&socket);
     socket.bind(&address.into())?;

@@ -13,7 +13,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::net::Net;
+use crate::net::{Net, wait};
 use crate::planes::{INNER_B, Planes};
 
 /// Counts what the whole process asks for, whichever thread it is.
@@ -52,6 +52,10 @@ fn no_packet_allocates() {
     let mut client = net.enter("a", || TcpStream::connect((INNER_B, 5001)).unwrap());
     let (mut server, _) = listener.accept().unwrap();
     let mut echo = server.try_clone().unwrap();
+    // A thread's first round makes what it keeps.
+    wait("every worker has gone round", || {
+        planes.a.progress() > 2 && planes.b.progress() > 2
+    });
     let before_all = planes.a.counters();
 
     // Both directions at once: what comes is sent back.

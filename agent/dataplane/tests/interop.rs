@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, PublicKey, Snapshot};
-use pnsbox_dataplane::{Dataplane, Settings, generate_private_key, public_key, tun};
+use pnsbox_dataplane::{Dataplane, ProtocolCore, Settings, generate_private_key, public_key, tun};
 
 use crate::net::{Net, OUTER_A, run, wait};
 
@@ -94,6 +94,7 @@ impl Pair {
                 listen: PORT,
                 fwmark: 0,
                 mtu: 1380,
+                core: ProtocolCore::default(),
             })
             .unwrap()
         });

@@ -67,7 +67,7 @@ endpoint = "10.33.1.10"
         format!("{file}: state_dir = \"var/lib\": {ABSOLUTE_PATH}"),
         format!("{file}: [wireguard] mtu = 9100: {MTU}"),
         format!(
-            "{file}: [wireguard] prot = 51820: is not a known key here; known: interface, mtu, port"
+            "{file}: [wireguard] prot = 51820: is not a known key here; known: core, interface, mtu, port"
         ),
         format!("{file}: [service.2] name = \"Portal\": {NAME}"),
         format!("{file}: [service.2] endpoint = \"10.33.1.10\": {ENDPOINT}"),
@@ -106,6 +106,10 @@ fn each_rule_refuses() {
         (
             "[wireguard]\nport = \"51820\"",
             "[wireguard] port = \"51820\": must be a port",
+        ),
+        (
+            "[wireguard]\ncore = \"kernel\"",
+            "core = \"kernel\": must be native or boringtun",
         ),
         (
             "[wireguard]\nmtu = 1279",
@@ -233,7 +237,7 @@ fn drop_ins_merge_in_order_and_mistakes_name_their_file() {
     fs::create_dir(&drop_in).unwrap();
     fs::write(
         &main,
-        "[wireguard]\nport = 1000\nmtu = 1400\n".to_owned() + &service(""),
+        "[wireguard]\nport = 1000\nmtu = 1400\ncore = \"boringtun\"\n".to_owned() + &service(""),
     )
     .unwrap();
     fs::write(drop_in.join("20-b.toml"), "[wireguard]\nport = 3000\n").unwrap();
@@ -245,6 +249,7 @@ fn drop_ins_merge_in_order_and_mistakes_name_their_file() {
     fs::write(drop_in.join("ignored.toml.bak"), "nonsense").unwrap();
     let config = Config::load(&main).unwrap();
     assert_eq!((config.wireguard_port, config.mtu), (3000, 1400));
+    assert_eq!(config.core, ProtocolCore::Boringtun);
     let names: Vec<_> = config
         .services
         .iter()

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use pnsbox_agent::host::{Host, HostError, HostObject, HostSettings};
 use pnsbox_agent::keys::WireguardSecret;
 use pnsbox_agent_core::host::{Filter, ForwardRule, HostConfig, Interface, Tunnel, TunnelPath};
+use pnsbox_dataplane::ProtocolCore;
 use pnsbox_proto::key::WireguardKey;
 use tokio::time::timeout;
 
@@ -342,6 +343,7 @@ fn settings() -> HostSettings {
         interface: "pns0".into(),
         wireguard_port: 51820,
         private_key: WireguardSecret::from_bytes([7; 32]),
+        core: ProtocolCore::default(),
     }
 }
 

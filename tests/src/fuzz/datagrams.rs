@@ -278,6 +278,8 @@ impl World {
         for (at, datagram) in caught.datagrams {
             delivered.extend(self.deliver(US, at, datagram));
         }
+        // What the peer kept until our packet confirmed its session comes to us.
+        delivered.retain(|(node, _)| *node != US);
         let all_right = delivered
             .iter()
             .all(|(node, packet)| *node == to && packet[..20] == inner[..20]);

@@ -1,12 +1,12 @@
 //! The AEAD for many packets at once with AVX-512: which packets go together, and in which order.
 //!
-//! Packets go in groups of sixteen. One pass of ChaCha20 makes the one-time keys of all sixteen, further passes take
-//! sixteen blocks each, whatever packets they belong to, and Poly1305 takes eight packets side by side. A group's
-//! packets stay in the first-level cache between the two.
+//! Packets go in groups of 32. Two passes of ChaCha20, made together, give the one-time keys of all of them; further
+//! passes take sixteen blocks each, whatever packets they belong to; and Poly1305 takes eight packets side by side. A
+//! group is small enough to stay in the nearest caches between the two.
 //!
 //! Everything here is safe code on slices but the call from code that does not presume AVX-512; `lanes` has the rest.
 
-use super::{KEY_BYTES, Packet, TAG_BYTES};
+use super::{KEY_BYTES, Packet, SIDE_BY_SIDE, TAG_BYTES};
 
 mod chacha20;
 mod lanes;
@@ -14,7 +14,7 @@ mod poly1305;
 #[cfg(test)]
 mod tests;
 
-/// Packets that share one pass for their one-time keys.
+/// Packets whose one-time keys are made together.
 const GROUP: usize = 32;
 /// Packets that are sorted by length together; more only makes the list on the stack longer.
 const WINDOW: usize = 128;
@@ -58,8 +58,8 @@ fn seal_batch(key: &[u8; KEY_BYTES], slab: &mut [u8], packets: &[Packet]) {
             let group = Group::new(window, members);
             let keys = chacha20::one_time_keys(&key, group.packets(), &mut stream);
             chacha20::apply(&key, slab, group.packets(), &mut stream);
-            for (half, packets) in group.packets().chunks(8).enumerate() {
-                let tags = poly1305::tags(slab, packets, &keys[half]);
+            for (packets, keys) in group.packets().chunks(SIDE_BY_SIDE).zip(&keys) {
+                let tags = poly1305::tags(slab, packets, keys);
                 for (packet, tag) in packets.iter().zip(tags) {
                     slab[packet.end()..][..TAG_BYTES].copy_from_slice(&tag);
                 }
@@ -78,14 +78,15 @@ fn open_batch(key: &[u8; KEY_BYTES], slab: &mut [u8], packets: &[Packet], verifi
             let group = Group::new(window, members);
             let keys = chacha20::one_time_keys(&key, group.packets(), &mut stream);
             let mut authentic = Group::default();
-            for (half, packets) in group.packets().chunks(8).enumerate() {
-                let tags = poly1305::tags(slab, packets, &keys[half]);
-                for (i, (packet, tag)) in packets.iter().zip(tags).enumerate() {
+            let mut members = members.iter();
+            for (packets, keys) in group.packets().chunks(SIDE_BY_SIDE).zip(&keys) {
+                let tags = poly1305::tags(slab, packets, keys);
+                for ((packet, tag), &member) in packets.iter().zip(tags).zip(&mut members) {
                     let found = slab[packet.end()..]
                         .first_chunk()
                         .expect("checked on entry");
                     let same = equal(&tag, found);
-                    verified[usize::from(members[8 * half + i])] = same;
+                    verified[usize::from(member)] = same;
                     if same {
                         authentic.push(*packet);
                     }

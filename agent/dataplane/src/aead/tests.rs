@@ -86,16 +86,16 @@ fn agrees(implementation: Implementation, random: &mut Random, lengths: &[usize]
 #[test]
 fn a_key_uses_what_the_cpu_has_and_prints_nothing() {
     let key = Key::new(&[0xa5; KEY_BYTES]);
-    println!("uses {:?}", key.implementation());
+    println!("uses {:?}", key.implementation);
     let forced = Key::with_implementation(&[0; KEY_BYTES], Implementation::Avx512);
     let expected = if avx512::is_supported() {
         (Implementation::Fastest, Implementation::Avx512)
     } else {
         (Implementation::Portable, Implementation::Portable)
     };
-    assert_eq!((key.implementation(), forced.implementation()), expected);
+    assert_eq!((key.implementation, forced.implementation), expected);
     let portable = Key::with_implementation(&[0; KEY_BYTES], Implementation::Portable);
-    assert_eq!(portable.implementation(), Implementation::Portable);
+    assert_eq!(portable.implementation, Implementation::Portable);
     assert_eq!(format!("{key:?}"), "Key(…)");
 }
 

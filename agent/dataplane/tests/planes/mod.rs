@@ -10,7 +10,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, Snapshot};
-use pnsbox_dataplane::{Dataplane, Settings, public_key, tun};
+use pnsbox_dataplane::{Dataplane, ProtocolCore, Settings, public_key, tun};
 
 use crate::net::{Net, OUTER_B, wait};
 
@@ -45,6 +45,7 @@ impl Planes {
                     listen: PORT,
                     fwmark: 0,
                     mtu: MTU,
+                    core: ProtocolCore::default(),
                 })
                 .unwrap()
             });

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
 use pnsbox_dataplane::fuzz::MemoryPlane;
-use pnsbox_dataplane::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot, public_key};
+use pnsbox_dataplane::{
+    PathConfig, PeerConfig, ProtocolCore, PublicKey, RelayChannel, Snapshot, public_key,
+};
 
 use crate::fuzz::below;
 use crate::fuzz::network::known;
@@ -27,7 +29,12 @@ pub(super) const THEIRS: u32 = 7;
 pub(super) const MTU: u16 = 1380;
 
 pub(super) fn plane(node: usize, now: Instant) -> MemoryPlane {
-    let plane = MemoryPlane::new(SECRETS[node], MTU, node as u64, now);
+    // Some of the others speak as we do, some with the other core.
+    let core = match node {
+        US | MEMBER => ProtocolCore::Native,
+        _ => ProtocolCore::Boringtun,
+    };
+    let plane = MemoryPlane::new(SECRETS[node], core, MTU, node as u64, now);
     if node == US {
         return plane;
     }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 
 use super::lanes::{self, WIDTH};
-use super::{GROUP, KEY_BYTES, Packet};
+use super::{GROUP, KEY_BYTES, Packet, SIDE_BY_SIDE};
 
 /// A column round and a diagonal round (RFC 8439 section 2.3) of one state or of several in turn. Four quarter rounds go
 /// side by side, so that none waits for its own last result.
@@ -86,7 +86,7 @@ pub(super) fn one_time_keys(
     key: &Words,
     packets: &[Packet],
     stream: &mut Stream,
-) -> [OneTimeKeys; GROUP / 8] {
+) -> [OneTimeKeys; GROUP / SIDE_BY_SIDE] {
     let mut counters = [[0; LANES]; 2];
     for (counter, packet) in counters.as_flattened_mut().iter_mut().zip(packets) {
         *counter = packet.counter;

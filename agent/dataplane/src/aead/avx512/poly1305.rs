@@ -8,10 +8,10 @@ use std::arch::x86_64::*;
 
 use super::chacha20::OneTimeKeys;
 use super::lanes::{self, WIDTH};
-use super::{Packet, TAG_BYTES};
+use super::{Packet, SIDE_BY_SIDE, TAG_BYTES};
 
 /// Packets side by side.
-const LANES: usize = 8;
+const LANES: usize = SIDE_BY_SIDE;
 /// Length of a block, in bytes.
 const BLOCK: usize = 16;
 /// Blocks in a step.
@@ -179,8 +179,9 @@ impl Factor {
 
 /// A sum of up to four products, not carried: `low[i] + 2^52 * high[i]` is what limb i got.
 ///
-/// Factors are below 2^46 and 2^49, so a partial product has less than 2^52 in its lower half and less than 2^43 in
-/// its upper one; twelve of them, and all that `carry` adds, stay below 2^57.
+/// `a` is below 2^46 in each limb and `b` below 2^49, so a partial product has less than 2^52 in its lower half and less
+/// than 2^43 in its upper one, and 2^38 in the topmost column, where nothing is folded. Twelve of each, and all that
+/// `carry` adds to them, stay below 2^57.
 struct Product {
     low: Limbs,
     high: Limbs,
@@ -211,15 +212,15 @@ impl Product {
         }
     }
 
-    /// As limbs that are no wider than they should be, but for the middle one, which may be by a few thousand too
-    /// large.
+    /// As limbs that are no wider than they should be, but for the middle one, which may exceed its 44 bits by less
+    /// than 2^12.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
     fn carry(self) -> Limbs {
         let limb = _mm512_set1_epi64(LIMB as i64);
         let upper_limb = _mm512_set1_epi64(UPPER_LIMB as i64);
         let [d0, d1, d2] = self.low;
-        // 2^52 is 2^8 limbs up from 2^44, and 2^10 from 2^42.
+        // An upper half begins at 2^52: 2^8 times the next limb, and 2^10 times what goes beyond the third.
         let c0 = _mm512_add_epi64(
             _mm512_srli_epi64::<44>(d0),
             _mm512_slli_epi64::<8>(self.high[0]),
@@ -246,24 +247,21 @@ impl Product {
     }
 }
 
-/// Reduces modulo 2^130 - 5 and adds s modulo 2^128 (RFC 8439 section 2.5.1).
+/// Takes what [`Product::carry`] gives, reduces it modulo 2^130 - 5 and adds s modulo 2^128 (RFC 8439 section 2.5.1).
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
-fn finish([h0, h1, h2]: Limbs, s: &[__m512i; 2]) -> [[u8; TAG_BYTES]; LANES] {
+pub(super) fn finish([h0, h1, h2]: Limbs, s: &[__m512i; 2]) -> [[u8; TAG_BYTES]; LANES] {
     let limb = _mm512_set1_epi64(LIMB as i64);
     let upper_limb = _mm512_set1_epi64(UPPER_LIMB as i64);
     let five = _mm512_set1_epi64(5);
-    // Carries twice round: once for the surplus of the middle limb, once for what that may push out at the top.
-    let (mut h0, mut h1, mut h2) = (h0, h1, h2);
-    for _ in 0..2 {
-        h2 = _mm512_add_epi64(h2, _mm512_srli_epi64::<44>(h1));
-        h1 = _mm512_and_si512(h1, limb);
-        let c2 = _mm512_srli_epi64::<42>(h2);
-        h2 = _mm512_and_si512(h2, upper_limb);
-        h0 = _mm512_add_epi64(h0, _mm512_add_epi64(c2, _mm512_slli_epi64::<2>(c2)));
-        h1 = _mm512_add_epi64(h1, _mm512_srli_epi64::<44>(h0));
-        h0 = _mm512_and_si512(h0, limb);
-    }
+    // Only the middle limb can be too large, by little: once it is cut, what comes back to it at the end fits.
+    let h2 = _mm512_add_epi64(h2, _mm512_srli_epi64::<44>(h1));
+    let h1 = _mm512_and_si512(h1, limb);
+    let c2 = _mm512_srli_epi64::<42>(h2);
+    let h2 = _mm512_and_si512(h2, upper_limb);
+    let h0 = _mm512_add_epi64(h0, _mm512_add_epi64(c2, _mm512_slli_epi64::<2>(c2)));
+    let h1 = _mm512_add_epi64(h1, _mm512_srli_epi64::<44>(h0));
+    let h0 = _mm512_and_si512(h0, limb);
     // Subtracts 2^130 - 5, that is, adds 5 and drops 2^130, where that leaves something.
     let g0 = _mm512_add_epi64(h0, five);
     let g1 = _mm512_add_epi64(h1, _mm512_srli_epi64::<44>(g0));

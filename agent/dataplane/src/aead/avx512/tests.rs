@@ -153,6 +153,53 @@ fn the_tags_are_right_where_carries_and_reductions_are() {
     }
 }
 
+/// The last subtraction has work to do for five of 2^130 sums, so it needs sums of our making.
+#[test]
+fn the_last_reduction_is_right_on_both_sides_of_the_prime() {
+    if !is_supported() {
+        println!("this CPU has no AVX-512 IFMA");
+        return;
+    }
+    let (limb, upper) = ((1u64 << 44) - 1, (1u64 << 42) - 1);
+    let mut sums = vec![
+        [0, 0, 0],
+        [0, limb + 4096, upper],
+        [limb, limb + 4096, upper],
+    ];
+    for low in [
+        0,
+        1,
+        5,
+        limb - 6,
+        limb - 5,
+        limb - 4,
+        limb - 3,
+        limb - 1,
+        limb,
+    ] {
+        for middle in [0, limb - 1, limb, limb + 1, limb + 4096] {
+            sums.extend([0, upper - 1, upper].map(|high| [low, middle, high]));
+        }
+    }
+    for sums in sums.chunks(8) {
+        for s in [0, 1, u128::MAX, u128::MAX - 4] {
+            for (sum, tag) in sums.iter().zip(raw_finish(sums, s)) {
+                let [low, middle, high] = sum.map(u128::from);
+                let number = Number { high: 0, low }
+                    .plus(Number {
+                        high: 0,
+                        low: middle << 44,
+                    })
+                    .plus(Number {
+                        high: high >> 40,
+                        low: high << 88,
+                    });
+                assert_eq!(tag, number.low.wrapping_add(s), "{sum:x?} {s:#x}");
+            }
+        }
+    }
+}
+
 /// RFC 8439 section 2.6.2.
 #[test]
 fn a_one_time_key_is_that_of_the_rfc() {
@@ -196,6 +243,26 @@ fn raw_tags(slab: &[u8], packets: &[Packet], keys: &[(u128, u128)]) -> Vec<u128>
     assert!(is_supported());
     // SAFETY: the CPU has the features.
     unsafe { inner(slab, packets, keys) }
+}
+
+#[expect(unsafe_code, reason = "only the CPU can tell whether it has AVX-512")]
+fn raw_finish(sums: &[[u64; 3]], s: u128) -> Vec<u128> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
+    fn inner(sums: &[[u64; 3]], s: u128) -> Vec<u128> {
+        let limb = |i: usize| {
+            let mut numbers = [0; 16];
+            for (number, sum) in numbers.iter_mut().zip(sums) {
+                *number = sum[i];
+            }
+            lanes::load_numbers(&numbers)[0]
+        };
+        let s = [s as u64, (s >> 64) as u64].map(|half| lanes::load_numbers(&[half; 16])[0]);
+        let tags = poly1305::finish([limb(0), limb(1), limb(2)], &s);
+        tags.into_iter().map(u128::from_le_bytes).collect()
+    }
+    assert!(is_supported());
+    // SAFETY: the CPU has the features.
+    unsafe { inner(sums, s) }
 }
 
 #[expect(unsafe_code, reason = "only the CPU can tell whether it has AVX-512")]
