@@ -87,10 +87,15 @@ struct Write {
 impl Coalescer {
     /// Allocates everything that it ever needs.
     pub(crate) fn new() -> Self {
+        Self::with_flows(Flows::new())
+    }
+
+    /// With a table of flows of the caller's.
+    pub(crate) fn with_flows(flows: Flows) -> Self {
         Self {
             packets: Vec::with_capacity(CAPACITY),
             writes: Vec::with_capacity(CAPACITY),
-            flows: Flows::new(),
+            flows,
             merges_tcp: true,
             merges_udp: true,
             overflown: 0,
@@ -193,22 +198,22 @@ impl Coalescer {
     }
 
     fn push_segment(&mut self, slab: &[u8], number: u16, layout: Layout, hashes: Hashes) {
-        let new = self.writes.len() as WriteIndex;
-        let (place, is_known) = self.flows.entry(hashes);
-        let before = std::mem::replace(place, new);
-        let may_append = is_known && !self.flows.is_barred(hashes, before);
-        let mut added = Write::segment(number, layout, slab_packet(slab, &self.packets, number));
-        if may_append {
-            match self.append(slab, before, number, layout) {
-                Appended::Yes => {
-                    *self.flows.entry(hashes).0 = before;
-                    return;
-                }
-                Appended::No => {}
-                Appended::Broken => added.layout = None,
+        let (before, is_known) = self.flows.entry(hashes);
+        let before = *before;
+        let appended = if is_known && !self.flows.is_barred(hashes, before) {
+            self.append(slab, before, number, layout)
+        } else {
+            Appended::No
+        };
+        let write = match appended {
+            Appended::Yes => return,
+            Appended::No => {
+                Write::segment(number, layout, slab_packet(slab, &self.packets, number))
             }
-        }
-        self.writes.push(added);
+            Appended::Broken => Write::alone(number),
+        };
+        *self.flows.entry(hashes).0 = self.writes.len() as WriteIndex;
+        self.writes.push(write);
     }
 
     /// Appends packet `number` to a write, if it continues it.

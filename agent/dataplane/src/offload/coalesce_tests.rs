@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use super::coalesce::{CAPACITY, Coalescer, Flushed, MAX_BYTES, MAX_PACKETS, Outcome};
-use super::headers::{ACK, CWR, FIN, Kind, PSH, Transport, Version, classify, short};
+use super::headers::{ACK, CWR, FIN, Kind, PSH, Transport, Version, classify, continues, short};
 use super::packets::{KINDS, Random, Sample, random_burst};
 use super::segment::Segments;
 use super::vnet::{VNET_HEADER, VnetHeader};
@@ -204,7 +204,14 @@ fn what_is_not_a_plain_segment_stays_alone() {
     let with_extension = Sample::udp6(&[]).with(|s| s.extension = vec![60, 0, 1, 4, 0, 0, 0, 0]);
     let fragment = Sample::udp4(&[]).with(|s| s.fragment = 0x2000);
     let later_fragment = Sample::udp4(&[]).with(|s| s.fragment = 0x0010);
-    for sample in [with_options, with_extension, fragment, later_fragment] {
+    let reserved_bit = Sample::udp4(&[]).with(|s| s.fragment = 0xc000);
+    for sample in [
+        with_options,
+        with_extension,
+        fragment,
+        later_fragment,
+        reserved_bit,
+    ] {
         assert_eq!(
             shape(&built(&super::coalesce_tests::train(&sample, &[100, 100]))),
             [1, 1]
@@ -320,6 +327,37 @@ fn datagrams_without_a_checksum_stay_alone() {
         packet[26..28].fill(0);
     }
     assert_eq!(shape(&packets), [1, 1, 1]);
+    // Even if 0 would be right: cutting writes 0xFFFF.
+    let mut sample = Sample::udp4(&[0; 100]);
+    let checksum = short(&sample.build(), 26);
+    sample.payload[..2].copy_from_slice(&checksum.to_be_bytes());
+    let mut packets = [sample.build(), sample.next(&sample.payload).build()];
+    for packet in &mut packets {
+        assert_eq!(packet[26..28], [0xff, 0xff]);
+        packet[26..28].fill(0);
+    }
+    assert_eq!(shape(&packets), [1, 1]);
+}
+
+/// Hashes tell flows apart, but may not; headers decide.
+#[test]
+fn packets_of_other_connections_never_continue_one() {
+    for (version, transport) in KINDS {
+        let first = Sample::new(version, transport, &[1; 100]);
+        let next = first.next(&[2; 100]);
+        let Kind::Segment(layout) = classify(&first.build()) else {
+            panic!("a plain segment");
+        };
+        let continues = |change: fn(&mut Sample)| {
+            let next = next.with(change);
+            continues(&first.build(), &next.build(), layout)
+        };
+        assert!(continues(|_| ()));
+        assert!(!continues(|s| s.hosts[0] = 9));
+        assert!(!continues(|s| s.hosts[1] = 9));
+        assert!(!continues(|s| s.ports[0] = 9));
+        assert!(!continues(|s| s.ports[1] = 9));
+    }
 }
 
 #[test]

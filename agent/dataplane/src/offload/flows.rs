@@ -46,8 +46,14 @@ struct Slot {
 impl Flows {
     pub(crate) fn new() -> Self {
         let random = RandomState::new();
+        Self::with_keys(std::array::from_fn(|number| random.hash_one(number)))
+    }
+
+    /// Hashes with these keys, which nobody else may know.
+    pub(crate) fn with_keys(keys: [u64; 4]) -> Self {
         Self {
-            keys: std::array::from_fn(|number| random.hash_one(number)),
+            // Odd, so that a product keeps all that was there.
+            keys: keys.map(|key| key | 1),
             slots: vec![Slot::default(); SLOTS].into(),
             barriers: vec![0; BARRIERS].into(),
             generation: 1,
@@ -80,10 +86,7 @@ impl Flows {
         let ports = u64::from(short(packet, ports)) << 16 | u64::from(short(packet, ports + 2));
         Hashes {
             hosts,
-            flow: mix(
-                hosts ^ (u64::from(protocol) << 32 | ports),
-                self.keys[2] | 1,
-            ),
+            flow: self.mix_twice(hosts ^ (u64::from(protocol) << 32 | ports)),
         }
     }
 
@@ -124,14 +127,19 @@ impl Flows {
 
     fn hash_hosts(&self, packet: &[u8], version: Version) -> u64 {
         let (eights, _) = version.addresses(packet).as_chunks::<8>();
-        let [first, second, ..] = self.keys;
-        eights.iter().fold(first, |hash, eight| {
-            mix(hash ^ u64::from_ne_bytes(*eight), second | 1)
-        })
+        let mixed = eights.iter().fold(self.keys[0], |hash, eight| {
+            mix(hash ^ u64::from_ne_bytes(*eight), self.keys[1])
+        });
+        mix(mixed, self.keys[2])
+    }
+
+    /// Once would leave ports in a row at places in a row of steps, which may meet.
+    fn mix_twice(&self, value: u64) -> u64 {
+        mix(mix(value, self.keys[2]), self.keys[3])
     }
 }
 
-/// Both halves of the product: every bit of `value` reaches every bit of the hash.
+/// Both halves of the product.
 fn mix(value: u64, key: u64) -> u64 {
     let product = u128::from(value) * u128::from(key);
     product as u64 ^ (product >> 64) as u64
@@ -172,13 +180,17 @@ mod tests {
 
     #[test]
     fn flows_of_a_burst_are_told_apart() {
-        let mut flows = Flows::new();
-        for port in 0..64 {
-            assert_eq!(note(&mut flows, port, port), None);
+        // Whatever the keys are.
+        for table in 0..300 {
+            let mut flows = Flows::new();
+            for port in 0..64 {
+                assert_eq!(note(&mut flows, port, port), None, "table {table}");
+            }
+            for port in 0..64 {
+                assert_eq!(note(&mut flows, port, 0), Some(port), "table {table}");
+            }
         }
-        for port in 0..64 {
-            assert_eq!(note(&mut flows, port, 0), Some(port));
-        }
+        let flows = Flows::new();
         let flow = hashes(&flows, 1, 1);
         assert_ne!(flow, flows.hashes(&packet(1, 1), Version::V4, 6, 20));
         assert_ne!(flow.hosts, hashes(&flows, 2, 1).hosts);
@@ -203,8 +215,8 @@ mod tests {
         let flow = hashes(&flows, 1, 9);
         assert!(flows.is_barred(flow, 2));
         assert!(!flows.is_barred(flow, 3));
-        let free = (2..20).filter(|host| !flows.is_barred(hashes(&flows, *host, 9), 2));
-        assert!(free.count() > 10);
+        let free = (2..200).filter(|host| !flows.is_barred(hashes(&flows, *host, 9), 2));
+        assert!(free.count() > 180);
         flows.clear();
         assert!(!flows.is_barred(flow, 2));
     }

@@ -423,6 +423,7 @@ fn the_kernels_udp_lives_through_cutting_and_merging() {
     for address in addresses() {
         for merges in [false, true] {
             let bytes = Random(34).bytes(40 * 1000 + 7);
+            let all_came = AtomicBool::new(false);
             let traffic = between(
                 merges,
                 || {
@@ -433,27 +434,44 @@ fn the_kernels_udp_lives_through_cutting_and_merging() {
                     };
                     let socket = UdpSocket::bind(any).unwrap();
                     setsockopt(&socket, UdpGsoSegment, &1000).unwrap();
-                    socket.send_to(&bytes, SocketAddr::new(address, 9)).unwrap();
+                    // Again if some got lost on the way, as a machine that is busy may let them.
+                    let begun = Instant::now();
+                    while !all_came.load(Ordering::Relaxed) && begun.elapsed() < PATIENCE {
+                        socket.send_to(&bytes, SocketAddr::new(address, 9)).unwrap();
+                        thread::park_timeout(Duration::from_millis(200));
+                    }
                 },
                 |ready| {
                     let socket = UdpSocket::bind(SocketAddr::new(address, 9)).unwrap();
                     socket.set_read_timeout(Some(PATIENCE)).unwrap();
                     ready();
-                    for expected in bytes.chunks(1000) {
-                        let mut datagram = [0; 2000];
-                        let length = socket.recv(&mut datagram).unwrap();
-                        assert!(datagram[..length] == *expected, "{length} bytes");
-                    }
+                    receive_in_order(&socket, &bytes);
+                    all_came.store(true, Ordering::Relaxed);
                 },
             );
-            assert_eq!(traffic.udp_super_packets, 1, "{traffic:?}");
-            assert_eq!(traffic.flushed.failed, 0);
+            assert!(traffic.udp_super_packets > 0, "{traffic:?}");
             let flushed = traffic.flushed;
-            assert!(
-                !merges || flushed.writes < 15 && flushed.packets >= 41,
-                "{flushed:?}"
-            );
+            assert_eq!(flushed.failed, 0);
+            let is_merged = flushed.writes * 2 < flushed.packets && flushed.packets >= 41;
+            assert!(!merges || is_merged, "{flushed:?}");
         }
+    }
+}
+
+/// Receives until the datagrams of `bytes` came one after the other; each that comes is one of them.
+fn receive_in_order(socket: &UdpSocket, bytes: &[u8]) {
+    let sent: Vec<&[u8]> = bytes.chunks(1000).collect();
+    let mut came = 0;
+    while came < sent.len() {
+        let mut datagram = [0; 2000];
+        let length = socket.recv(&mut datagram).unwrap();
+        let number = sent.iter().position(|sent| **sent == datagram[..length]);
+        let number = number.unwrap_or_else(|| panic!("{length} bytes that nobody sent"));
+        came = if number == came || number == 0 {
+            number + 1
+        } else {
+            0
+        };
     }
 }
 

@@ -202,6 +202,7 @@ fn what_is_malformed_is_refused() {
             .map(|s| s.count())
             .unwrap_err()
     };
+    let udp4 = Sample::udp4(&[7; 5000]).super_packet(1000);
     let checksum = |start, offset| Malformed::Checksum { start, offset };
     let cases = [
         (refused(&tcp, |v, _| v.gso_size = 0), Malformed::Size(0)),
@@ -235,6 +236,10 @@ fn what_is_malformed_is_refused() {
             Malformed::Headers(5040),
         ),
         (
+            refused(&udp4, |v, _| v.csum_start = 24),
+            Malformed::Headers(5028),
+        ),
+        (
             refused(&udp, |v, _| v.csum_start = 20),
             Malformed::Headers(5048),
         ),
@@ -259,17 +264,28 @@ fn what_is_malformed_is_refused() {
             }),
             Malformed::Size(u16::MAX),
         ),
-        (
-            refused(&tcp, |v, _| (v.gso_type, v.csum_start) = (0, 5039)),
-            checksum(5039, 16),
-        ),
-        (
-            refused(&tcp, |v, _| (v.gso_type, v.csum_offset) = (0, u16::MAX)),
-            checksum(20, u16::MAX),
-        ),
     ];
     for (index, (refused, expected)) in cases.into_iter().enumerate() {
         assert_eq!(refused, expected, "case {index}");
+    }
+}
+
+#[test]
+fn a_checksum_that_is_not_in_the_packet_is_refused() {
+    let (vnet, packet) = Sample::tcp4(&[7; 5000]).super_packet(1000);
+    for (csum_start, csum_offset) in [(5023, 16), (5039, 16), (20, u16::MAX), (u16::MAX, 0)] {
+        let vnet = VnetHeader {
+            gso_type: 0,
+            csum_start,
+            csum_offset,
+            ..vnet
+        };
+        let refused = Segments::parse(vnet, &packet).map(|s| s.count());
+        let expected = Malformed::Checksum {
+            start: csum_start,
+            offset: csum_offset,
+        };
+        assert_eq!(refused, Err(expected));
     }
 }
 
