@@ -20,7 +20,7 @@ for argument in "$@"; do
 done
 
 case $crate in
-    pnsbox_* | frames | documents | configuration | agent | controller | datagrams | \
+    pnsbox_* | frames | documents | configuration | agent | controller | datagrams | packets | segmentation | coalescing | \
         boringtun | serde_json | toml | toml_parser | toml_writer | winnow | ipnet | base64)
         exec "$@" "${SANCOV[@]}"
         ;;

@@ -38,7 +38,9 @@ macro_rules! replay {
     };
 }
 
-replay!(frames documents configuration agent controller datagrams);
+replay!(
+    frames documents configuration agent controller datagrams packets segmentation coalescing
+);
 
 fn target(name: &str) -> Target {
     TARGETS

@@ -11,14 +11,21 @@
 //! | [`agent`] | what happens to an agent |
 //! | [`controller`] | what agents say to a controller, and what its operator asks |
 //! | [`datagrams`] | datagrams and inner packets for a data plane with peers, sessions and a relay |
+//! | [`packets`] | the header of an inner packet |
+//! | [`segmentation`] | what is read from a TUN: super-packets, packets without checksums, anything |
+//! | [`coalescing`] | bursts of packets of some flows, right and broken, and a TUN that refuses some writes |
 
 pub mod agent;
+pub mod coalescing;
 pub mod configuration;
 pub mod controller;
 pub mod datagrams;
 pub mod documents;
 pub mod frames;
+mod inner;
 pub mod network;
+pub mod packets;
+pub mod segmentation;
 
 use std::path::Path;
 
@@ -36,7 +43,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "frames",
         run: frames::run,
@@ -66,6 +73,21 @@ pub const TARGETS: [Target; 6] = [
         name: "datagrams",
         run: datagrams::run,
         seeds: datagrams::seeds,
+    },
+    Target {
+        name: "packets",
+        run: packets::run,
+        seeds: packets::seeds,
+    },
+    Target {
+        name: "segmentation",
+        run: segmentation::run,
+        seeds: segmentation::seeds,
+    },
+    Target {
+        name: "coalescing",
+        run: coalescing::run,
+        seeds: coalescing::seeds,
     },
 ];
 

@@ -3,6 +3,7 @@
 //! Built in tests, and with the feature `fuzz`. It adds no way into the plane that the workers do not have.
 
 mod aead;
+pub mod offload;
 
 use std::io::IoSlice;
 use std::net::SocketAddr;
