@@ -179,6 +179,30 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_of_long_ago_is_not_found_when_generations_begin_anew() {
+        let mut flows = Flows::new();
+        note(&mut flows, 1, 5);
+        let first = flows.generation;
+        flows.clear();
+        while flows.generation != first {
+            flows.clear();
+        }
+        assert_eq!(note(&mut flows, 1, 7), None);
+    }
+
+    #[test]
+    fn a_barrier_ends_with_its_burst() {
+        let mut flows = Flows::new();
+        flows.bar(&packet(1, 0), Version::V4, 3);
+        let flow = hashes(&flows, 1, 9);
+        let elsewhere = |host: &u8| !flows.is_barred(hashes(&flows, *host, 9), 2);
+        let other = (2..200).find(elsewhere).unwrap();
+        flows.clear();
+        flows.bar(&packet(other, 0), Version::V4, 1);
+        assert!(!flows.is_barred(flow, 2));
+    }
+
+    #[test]
     fn flows_of_a_burst_are_told_apart() {
         // Whatever the keys are.
         for table in 0..300 {
