@@ -15,3 +15,11 @@ TEST_PACKAGES=(
     wireguard-go:wireguard-go wireguard-tools:wg
     mmdebstrap:mmdebstrap systemd:systemd-analyze
 )
+
+# What scripts/bench.sh measures with.
+BENCH_PACKAGES=(
+    iproute2:ip iputils-ping:ping python3:python3 iperf3:iperf3 ethtool:ethtool wireguard-tools:wg nftables:nft
+)
+
+# What it compares with.
+BENCH_COMPETITOR_PACKAGES=(wireguard-go:wireguard-go)

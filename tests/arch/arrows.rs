@@ -53,6 +53,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         ],
         "agent and controller meet only in proto",
     ),
+    (
+        "tests/bench",
+        &["pnsbox-dataplane"],
+        "it measures the bare data plane, as it is installed",
+    ),
 ];
 
 /// Crates that a crate of ours must not name, and why.
