@@ -77,7 +77,9 @@ command_tunnel() {
     install_packages "${BENCH_PACKAGES[@]}"
     if [[ -z $bin && ,${only:-pnsbox}, == *,pnsbox,* ]]; then
         need_cargo
-        build_release -p pnsbox-bench
+        # shellcheck disable=SC2034  # read by build_release
+        BUILD_ALSO=(pnsbox-bench)
+        build_release
         bin=$(target_dir)/release
     fi
     measure --competitors "$(competitors_dir)" "$@" --bin "$bin"

@@ -34,13 +34,14 @@ main() {
     esac
     cd -- "$PROJECT_DIR"
     check_machine
-    install_packages "${LAB_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+    install_packages "${LAB_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}"
     need_cargo
     need_lints
     if [[ $(rustc --version | awk '{ print $2 }') == "$JUDGING_RUSTC" ]]; then STRICT=1; fi
     say "$(rustc --version): lint and format findings $(if ((STRICT)); then printf 'fail'; else printf 'are only reported'; fi)"
 
     stage scripts check_scripts
+    stage bench python3 -B -m unittest discover -q -s scripts/bench
     lint_stage format cargo fmt --check
     lint_stage clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     if have cargo-deny; then stage deny cargo deny check bans licenses sources; else skip deny "cargo-deny is not installed"; fi

@@ -99,7 +99,7 @@ class Hub:
         yield self._idle(hub, load)
         carry(hub, load, ACTIVE, 1)
         for _ in range(given.runs):
-            yield self._loaded(hub, load, given.seconds)
+            yield self._loaded(hub, load, given.durations.tcp)
 
     def _idle(self, hub, load):
         """Memory and time of peers that have a session and say nothing."""

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import platform
 import shutil
@@ -19,9 +20,8 @@ from world import BenchError, World, run
 
 ALL_CASES = [*traffic.PLAIN, *(case + traffic.SEGMENTED for case in traffic.PLAIN), HUB_CASE]
 QUICK_CASES = ["tcp-1", "udp-200"]
-# A full table of six systems takes about 45 minutes with these.
-FULL = {"runs": 5, "seconds": 5}
-QUICK = {"runs": 3, "seconds": 3}
+# A full table of six systems takes about 45 minutes with these, a quick one less than two.
+FULL_RUNS, QUICK_RUNS = 5, 3
 
 
 def say(text):
@@ -41,13 +41,11 @@ def arguments():
     parser.add_argument("--bin", metavar="DIR", help="our programs (default: a release build)")
     parser.add_argument("--competitors", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    defaults = QUICK if given.quick else FULL
-    given.runs = given.runs or defaults["runs"]
-    given.seconds = given.seconds or defaults["seconds"]
+    given.runs = given.runs or (QUICK_RUNS if given.quick else FULL_RUNS)
+    durations = traffic.QUICK if given.quick else traffic.FULL
+    given.durations = dataclasses.replace(durations, tcp=given.seconds or durations.tcp)
     given.cases = chosen(parser, "case", given.case, ALL_CASES) if given.case else (
         QUICK_CASES if given.quick else ALL_CASES)
-    given.durations = traffic.Durations(
-        tcp=given.seconds, probe=0.4 if given.quick else 0.8, confirm=0.6 if given.quick else 2)
     systems = every_system(given.bin, given.competitors or "", os.environ.get("WIREGUARD_GO"), os.cpu_count())
     names = [system.name for system in systems]
     wanted = chosen(parser, "system", given.system, names) if given.system else names
@@ -98,8 +96,9 @@ def describe_machine(systems, missing):
         "kernel": platform.release(),
         "cpu": processor_model(),
         "cores": os.cpu_count(),
+        "congestion_control": traffic.congestion_control(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "load_before": Path("/proc/loadavg").read_text().split()[:3],
+        "load_before": os.getloadavg(),
         "versions": {
             "iperf3": run("iperf3", "--version").splitlines()[0],
             **{system.name: version for system in systems if (version := system.version())},
@@ -144,10 +143,23 @@ def measure_case(world, system, tunnel, iperf, case, given, results):
     say(f"  {system.name:20} {case:22} {shown}")
 
 
+def measure_hub(world, given, results, failures):
+    """The hub, where it and ours are asked for."""
+    if HUB_CASE not in given.cases or all(system.name != "pnsbox" for system in given.systems):
+        return
+    try:
+        Hub(world, given.bin).measure(given, results, say)
+    except BenchError as error:
+        failures[HUB_CASE] = str(error)
+        say(f"  {HUB_CASE}: {error}")
+
+
 def measure_all(world, systems, given, results, failures):
     """Every run begins with another system, so that none always has the machine at its best."""
+    if given.cases == [HUB_CASE]:
+        return
     for number in range(given.runs):
-        say(f"run {number + 1} of {given.runs}, load {Path('/proc/loadavg').read_text().split()[0]}")
+        say(f"run {number + 1} of {given.runs}, load {os.getloadavg()[0]:.2f}")
         first = number % len(systems) if systems else 0
         for system in systems[first:] + systems[:first]:
             try:
@@ -165,16 +177,13 @@ def main():
     machine = describe_machine(systems, missing)
     results, failures = report.Results(), {}
     name = os.environ.get("PNSBOX_BENCH_ID", f"bench-{os.getpid()}")
-    with work_directory(name) as directory, World(name, directory) as world:
-        if any(case != HUB_CASE for case in given.cases):
+    try:
+        with work_directory(name) as directory, World(name, directory) as world:
             measure_all(world, systems, given, results, failures)
-        if HUB_CASE in given.cases and any(system.name == "pnsbox" for system in given.systems):
-            try:
-                Hub(world, given.bin).measure(given, results, say)
-            except BenchError as error:
-                failures[HUB_CASE] = str(error)
-                say(f"  {HUB_CASE}: {error}")
-    machine["load_after"] = Path("/proc/loadavg").read_text().split()[:3]
+            measure_hub(world, given, results, failures)
+    except BenchError as error:
+        failures["the two namespaces"] = str(error)
+    machine["load_after"] = os.getloadavg()
     if given.json:
         print(report.as_json(machine, results))
     else:

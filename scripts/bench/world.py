@@ -27,7 +27,9 @@ class BenchError(Exception):
 def run(*command, stdin=None, seconds=30):
     """The standard output of a command, which must succeed."""
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
+        # In a session of its own, so that Ctrl-C reaches only us.
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False,
+                              start_new_session=True)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BenchError(f"{' '.join(command)}: {error}") from error
     if done.returncode != 0:
@@ -46,7 +48,7 @@ def wait_until(what, seconds, check):
 
 
 class Program:
-    """A program in the background, in a session of its own so that Ctrl-C reaches only us."""
+    """A program in the background, in a session of its own too."""
 
     def __init__(self, name, command, log, environment=None):
         self.name = name
@@ -125,6 +127,14 @@ class World:
         self.a, self.b = self.ends["a"], self.ends["b"]
 
     def __enter__(self):
+        try:
+            self._build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _build(self):
         for end in self.ends.values():
             run("ip", "netns", "add", end.namespace)
             end.ip("link", "set", "lo", "up")
@@ -132,7 +142,6 @@ class World:
         for end in self.ends.values():
             end.ip("address", "add", f"{end.underlay}/24", "dev", WIRE)
             end.ip("link", "set", WIRE, "txqueuelen", str(QUEUE_PACKETS), "up")
-        return self
 
     def __exit__(self, *_):
         for end in self.ends.values():

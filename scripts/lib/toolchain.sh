@@ -62,9 +62,13 @@ target_dir() { printf '%s' "${CARGO_TARGET_DIR:-$PROJECT_DIR/target}"; }
 
 BUILD_PID=
 
-# build_release [ARGUMENT...]: the three programs, and what else cargo is told, with a line of progress every few seconds.
+# Packages that build_release builds too.
+BUILD_ALSO=()
+
+# build_release: the three programs, with a line of progress every few seconds.
 build_release() {
-    local log started
+    local log started package packages=()
+    for package in pnsbox-agent pnsbox-controller ${BUILD_ALSO[@]+"${BUILD_ALSO[@]}"}; do packages+=(-p "$package"); done
     log=$(mktemp /tmp/pnsbox-build.XXXXXX)
     at_exit "rm -f '$log'"
     started=$(now_ms)
@@ -73,7 +77,7 @@ build_release() {
         cd -- "$PROJECT_DIR" || exit 1
         # The progress bar is read from the log; width only keeps it short.
         exec env CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 CARGO_TERM_COLOR=never \
-            "$CARGO" build --release --locked -p pnsbox-agent -p pnsbox-controller "$@" </dev/null >"$log" 2>&1
+            "$CARGO" build --release --locked "${packages[@]}" </dev/null >"$log" 2>&1
     ) &
     BUILD_PID=$!
     at_exit stop_build

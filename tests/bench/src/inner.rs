@@ -86,7 +86,7 @@ mod tests {
             assert_eq!(packet.len(), 1420);
             assert_eq!(checksum([&packet[..IP_HEADER]]), [0, 0]);
             // Over the whole segment with its pseudo-header the sum is all ones.
-            let pseudo = [0, TCP, 0x05, 0x64];
+            let pseudo = [0, TCP, 0x05, 0x78];
             assert_eq!(
                 checksum([&packet[12..20], &pseudo, &packet[IP_HEADER..]]),
                 [0, 0]
