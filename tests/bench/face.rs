@@ -1,4 +1,5 @@
 //! The face of `scripts/bench.sh` that others script against: the shape of its JSON. No number is judged here.
+//! Needs root, iperf3 and ethtool, as the script does.
 
 use std::path::Path;
 use std::process::Command;
@@ -42,9 +43,11 @@ fn an_unknown_case_is_named_with_those_that_are_known() {
 }
 
 fn bench(arguments: &[&str]) -> Value {
-    let output = script(arguments).output().unwrap();
+    let output = script(arguments)
+        .output()
+        .expect("scripts/bench.sh can be run");
     assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).expect("only JSON on standard output")
 }
 
 fn script(arguments: &[&str]) -> Command {
