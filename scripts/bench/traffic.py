@@ -58,7 +58,7 @@ class Durations:
     probes: int
 
 
-FULL = Durations(tcp=5, omit=1, probe=0.6, confirm=2, close=1.04, probes=9)
+FULL = Durations(tcp=5, omit=1, probe=0.6, confirm=1.5, close=1.04, probes=8)
 QUICK = Durations(tcp=3, omit=0, probe=0.25, confirm=0.5, close=1.08, probes=4)
 
 
