@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
-use pnsbox_dataplane::{Dataplane, PathConfig, PeerConfig, Settings, Snapshot, tun};
+use pnsbox_dataplane::{Dataplane, PathConfig, PeerConfig, ProtocolCore, Settings, Snapshot, tun};
 use serde_json::{Value, json};
 
 use crate::commands::Serve;
@@ -23,6 +23,7 @@ impl Hub {
             listen: port,
             fwmark: 0,
             mtu,
+            core: ProtocolCore::default(),
         };
         let plane = Dataplane::start(settings)?;
         Ok(Self { plane })
