@@ -59,7 +59,7 @@ class Durations:
 
 
 FULL = Durations(tcp=5, omit=1, probe=0.6, confirm=1.5, close=1.04, probes=8)
-QUICK = Durations(tcp=3, omit=0, probe=0.25, confirm=0.5, close=1.08, probes=4)
+QUICK = Durations(tcp=3, omit=0, probe=0.2, confirm=0.4, close=1.1, probes=4)
 
 
 class Iperf:
