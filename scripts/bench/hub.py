@@ -119,13 +119,19 @@ class Hub:
 
     def _loaded(self, hub, load, seconds):
         """Many active peers between two runs of a single one, so that drift touches both alike."""
-        first = carry(hub, load, 1, seconds / 2)["throughput"]
+        first = carry(hub, load, 1, seconds / 2)
         proc.forget_peak(hub.pid)
         many = carry(hub, load, ACTIVE, seconds)
         rss = proc.peak_mib(hub.pid)
-        last = carry(hub, load, 1, seconds / 2)["throughput"]
-        single = statistics.mean((first, last))
-        return {**many, "rss": rss, "throughput_single": single, "ratio": many["throughput"] / single}
+        last = carry(hub, load, 1, seconds / 2)
+        single = {metric: statistics.mean((first[metric], last[metric])) for metric in ("throughput", "cpu")}
+        return {
+            **many,
+            "rss": rss,
+            "throughput_single": single["throughput"],
+            "cpu_single": single["cpu"],
+            "ratio": many["throughput"] / single["throughput"],
+        }
 
 
 def carry(hub, load, active, seconds):

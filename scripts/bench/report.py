@@ -11,6 +11,7 @@ UNITS = {
     "rss": "MiB",
     "offered": "Gbit/s",
     "throughput_single": "Gbit/s",
+    "cpu_single": "s/GB",
     "ratio": "",
     "rss_per_idle_peer": "KiB",
     "idle_cpu": "percent of a core",
