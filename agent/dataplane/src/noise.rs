@@ -277,7 +277,7 @@ impl Tunnel {
                 && session.age(now) >= REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
         };
         if self.sessions.current().is_some_and(is_old) {
-            self.timers.rekey_on_receive();
+            self.timers.rekey();
         }
     }
 }

@@ -209,6 +209,25 @@ fn only_the_initiator_renews_a_session_that_it_sends_on_and_no_packet_is_lost() 
 }
 
 #[test]
+fn a_session_that_the_peer_began_and_never_used_does_not_drive_out_the_one_in_use() {
+    let begun = Instant::now();
+    let (mut a, mut b) = connected(begun);
+    let now = begun + seconds(30);
+    b.initiate(now);
+    a.receive(&b.outbox.pop().unwrap(), now).unwrap();
+    assert_eq!(a.kinds(), [2], "lost, so b never learns of that session");
+    let now = now + seconds(1);
+    b.send(b"used", now);
+    b.send(b"late", now);
+    let late = b.outbox.pop().unwrap();
+    a.receive(&b.outbox.pop().unwrap(), now).unwrap();
+    a.initiate(now);
+    exchange(&mut a, &mut b, now);
+    a.receive(&late, now).unwrap();
+    assert_eq!(a.inbox, [b"used".to_vec(), b"late".to_vec()]);
+}
+
+#[test]
 fn an_initiator_that_only_receives_renews_the_session_before_it_ends_and_once() {
     let mut now = Instant::now();
     let (mut a, mut b) = connected(now);

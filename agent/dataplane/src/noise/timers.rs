@@ -25,8 +25,6 @@ pub(super) struct Timers {
     /// When data from the peer must be answered by something.
     keepalive_at: Option<Instant>,
     wants_rekey: bool,
-    /// The session was renewed because of what came: once is enough.
-    was_rekeyed_on_receive: bool,
 }
 
 impl Timers {
@@ -49,7 +47,6 @@ impl Timers {
         self.attempts_since = None;
         self.retry_at = None;
         self.wants_rekey = false;
-        self.was_rekeyed_on_receive = false;
     }
 
     /// No initiation was answered for long enough; then all timers rest.
@@ -57,10 +54,7 @@ impl Timers {
         let since = self.attempts_since;
         let over = since.is_some_and(|since| now.duration_since(since) >= REKEY_ATTEMPT_TIME);
         if over {
-            *self = Self {
-                was_rekeyed_on_receive: self.was_rekeyed_on_receive,
-                ..Self::default()
-            };
+            *self = Self::default();
         }
         over
     }
@@ -102,14 +96,6 @@ impl Timers {
     /// The session is to be renewed at the next tick.
     pub(super) fn rekey(&mut self) {
         self.wants_rekey = true;
-    }
-
-    /// The same because of what came, once per session: the peer may have nothing else to send on.
-    pub(super) fn rekey_on_receive(&mut self) {
-        if !self.was_rekeyed_on_receive {
-            self.was_rekeyed_on_receive = true;
-            self.wants_rekey = true;
-        }
     }
 }
 
