@@ -22,6 +22,15 @@ const PER_FLOW: u32 = 5_000;
 /// Equal ones are merged, others break the runs.
 const LENGTHS: [usize; 4] = [200, 200, 1392, 33];
 
+/// Ends the sender when the receiver ends, however that does.
+struct Done(Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What packet `number` of a flow carries.
 fn fill(packet: &mut [u8; 1392], flow: u16, number: u32) -> usize {
     let length = LENGTHS[(number / 16) as usize % LENGTHS.len()];
@@ -46,8 +55,8 @@ fn order_is_kept_at_full_rate() {
             let done = Arc::new(AtomicBool::new(false));
             let is_done = Arc::clone(&done);
             scope.spawn(move || {
+                let _done = Done(done);
                 receive(&to, flow);
-                done.store(true, Ordering::Relaxed);
             });
             scope.spawn(move || {
                 let mut packet = [0; 1392];
