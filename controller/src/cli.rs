@@ -242,7 +242,7 @@ fn run_serve(config: &Config) -> ExitCode {
                     _ = interrupt.recv() => {}
                 }
             };
-            serve::open(config).await?.run(stopped).await
+            serve::open(config)?.run(stopped).await
         })
     });
     match served {

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use pnsbox_controller_core::controller::Controller;
 use quinn::Endpoint;
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
@@ -40,21 +40,33 @@ pub struct Opened {
     socket: PathBuf,
 }
 
+/// A full queue of connections costs whoever comes next a second (RFC 6298 section 2), so it is as long as the kernel allows.
+fn listen_http(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(HTTP_BACKLOG)
+}
+
+/// Connections that wait to be taken; the kernel bounds it by `net.core.somaxconn`.
+const HTTP_BACKLOG: u32 = 1 << 14;
+
 /// Opens store, keys and everything to listen on.
-pub async fn open(config: &Config) -> anyhow::Result<Opened> {
+pub fn open(config: &Config) -> anyhow::Result<Opened> {
     let (controller, store) =
         tokio::task::block_in_place(|| operator::open(config, STORE_PATIENCE))?;
     let key = keys::load(&config.state_dir.join(keys::CONTROLLER_KEY))?;
     let metrics = Arc::new(Metrics::new()?);
     let endpoints = agents::listen(activation::sockets()?, &config.listen, &key)?;
-    let http = TcpListener::bind(config.http_listen)
-        .await
-        .with_context(|| {
-            format!(
-                "cannot listen on TCP {} for metrics ([http] listen)",
-                config.http_listen
-            )
-        })?;
+    let http = listen_http(config.http_listen).with_context(|| {
+        format!(
+            "cannot listen on TCP {} for metrics ([http] listen)",
+            config.http_listen
+        )
+    })?;
     let commands = operator::listen(&config.socket)?;
     Ok(Opened {
         controller,

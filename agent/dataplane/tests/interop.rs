@@ -11,13 +11,13 @@ mod net;
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, PublicKey, Snapshot};
 use pnsbox_dataplane::{Dataplane, ProtocolCore, Settings, generate_private_key, public_key, tun};
 
-use crate::net::{Net, OUTER_A, run, wait};
+use crate::net::{Net, OUTER_A, OUTER_B, run, wait};
 
 const OURS: &str = "10.200.0.1";
 const THEIRS: &str = "10.200.0.2";
@@ -108,6 +108,12 @@ impl Pair {
     fn interface(&self) -> String {
         format!("it{}", std::process::id() % 1_000_000)
     }
+
+    fn ping(&self, side: &str, extra: &[&str], to: &str) -> bool {
+        let extra = extra.join(" ");
+        let ping = format!("ping -nq -W 2 {extra} {to}");
+        self.net.run(side, &ping).status.success()
+    }
 }
 
 impl Drop for Pair {
@@ -129,7 +135,7 @@ fn packets_pass_both_ways_whoever_begins() {
     );
     let dataplane = pair.start_ours(our_key);
     pair.start_wireguard_go(&their_key, &public_key(&our_key));
-    let endpoint = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 2), PORT));
+    let endpoint = SocketAddr::new(OUTER_B.parse().unwrap(), PORT);
     let peer = PeerConfig {
         public_key: public_key(&their_key),
         allowed_prefixes: vec![format!("{THEIRS}/32").parse().unwrap()],
@@ -145,7 +151,7 @@ fn packets_pass_both_ways_whoever_begins() {
         })
         .unwrap();
     assert!(
-        pair.net.ping("b", &["-c", "3", "-i", "0.2"], OURS),
+        pair.ping("b", &["-c", "3", "-i", "0.2"], OURS),
         "wireguard-go begins"
     );
     let counters = dataplane.counters();
@@ -171,7 +177,7 @@ fn packets_pass_both_ways_whoever_begins() {
         .unwrap();
     for size in ["0", "1", "15", "16", "17", "1000", "1352"] {
         assert!(
-            pair.net.ping(
+            pair.ping(
                 "a",
                 &["-c", "2", "-i", "0.2", "-s", size, "-M", "do"],
                 THEIRS

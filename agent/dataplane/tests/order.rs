@@ -70,6 +70,9 @@ fn order_is_kept_at_full_rate() {
             });
         }
     });
+    let sent = planes.a.counters().workers;
+    let cut = sent[0].udp_sent_datagrams > sent[0].udp_sends;
+    assert!(cut, "packets went in runs: {sent:?}");
     let workers = planes.b.counters().workers;
     let merged = workers[0].tun_written_packets > workers[0].tun_writes;
     assert!(merged, "packets were merged on the way: {workers:?}");

@@ -126,7 +126,7 @@ async fn a_port_that_is_taken_is_named() {
         listen: vec![taken],
         ..found(folder.path())
     };
-    let error = format!("{:#}", serve::open(&config).await.unwrap_err());
+    let error = format!("{:#}", serve::open(&config).unwrap_err());
     assert!(
         error.contains(&taken.to_string()) && error.contains("in use"),
         "{error}"

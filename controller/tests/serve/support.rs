@@ -91,7 +91,7 @@ pub(crate) fn found(folder: &Path) -> Config {
 }
 
 pub(crate) async fn start(config: &Config) -> Running {
-    let opened: Opened = serve::open(config).await.unwrap();
+    let opened: Opened = serve::open(config).unwrap();
     let (agents_at, http_at) = (opened.agents_at().unwrap()[0], opened.http_at().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(opened.run(async move { drop(stopped.await) }));

@@ -9,7 +9,7 @@ const MAX_PACKETS: usize = 140;
 /// Bytes in a slab, for the same reason.
 const MAX_SLAB_BYTES: usize = 300_000;
 
-/// Seals and opens the batch that `bytes` describe: a key, then [`PACKET_BYTES`] for each packet. The same bytes are what
+/// Seals and opens the batch that `bytes` describe: a key, then four bytes for each packet. The same bytes are what
 /// is sealed.
 ///
 /// # Panics

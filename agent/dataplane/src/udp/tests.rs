@@ -56,6 +56,12 @@ impl Ends {
         (receives, come)
     }
 
+    /// A program on the sender's side.
+    fn run(&self, command: &str) {
+        let output = self.net.run("a", command);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+
     fn receive(&mut self, come: &mut Vec<Vec<u8>>) -> usize {
         if self.inbox.receive(self.receiver.socket()).is_err() {
             return 0;
@@ -113,7 +119,7 @@ fn an_egress_that_refuses_runs_gets_single_datagrams_and_a_minute_later_runs_aga
 #[test]
 fn an_egress_without_checksums_carries_everything() {
     let mut ends = Ends::up();
-    ends.net.exec("a", &format!("ethtool -K {UPLINK} tx off"));
+    ends.run(&format!("ethtool -K {UPLINK} tx off"));
     assert_eq!(ends.send(1000).1.len(), 10);
 }
 
@@ -131,10 +137,9 @@ fn datagrams_beyond_the_mtu_of_the_way_are_fragmented_and_smaller_ones_still_go_
 #[test]
 fn a_full_socket_says_so_and_loses_nothing() {
     let mut ends = Ends::up();
-    ends.net.exec(
-        "a",
-        &format!("tc qdisc add dev {UPLINK} root tbf rate 8mbit burst 5kb limit 10mb"),
-    );
+    ends.run(&format!(
+        "tc qdisc add dev {UPLINK} root tbf rate 8mbit burst 5kb limit 10mb"
+    ));
     socket2::SockRef::from(ends.from.socket())
         .set_send_buffer_size(20_000)
         .unwrap();

@@ -2,36 +2,29 @@
 //!
 //! Needs root and iproute2; `scripts/test.sh` installs it.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::allow_attributes,
-    reason = "each test uses its part"
-)]
-
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
 /// Address of side a on the veth; side b has the next.
-pub const OUTER_A: &str = "192.0.2.1";
+pub(crate) const OUTER_A: &str = "192.0.2.1";
 /// Address of side b on the veth.
-pub const OUTER_B: &str = "192.0.2.2";
+pub(crate) const OUTER_B: &str = "192.0.2.2";
 /// The veth's name on both sides.
-pub const UPLINK: &str = "u0";
+pub(crate) const UPLINK: &str = "u0";
 
 /// Two namespaces, `a` and `b`.
 #[derive(Debug)]
-pub struct Net {
+pub(crate) struct Net {
     name: String,
 }
 
 impl Net {
     /// Makes them.
-    pub fn up() -> Self {
+    pub(crate) fn up() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -59,12 +52,12 @@ impl Net {
     }
 
     /// Name of a side's namespace.
-    pub fn namespace(&self, side: &str) -> String {
+    pub(crate) fn namespace(&self, side: &str) -> String {
         format!("{}{side}", self.name)
     }
 
     /// Does something in a thread of a side; what it opens and the threads it starts stay there.
-    pub fn enter<T: Send>(&self, side: &str, act: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn enter<T: Send>(&self, side: &str, act: impl FnOnce() -> T + Send) -> T {
         let handle = File::open(format!("/run/netns/{}", self.namespace(side))).unwrap();
         std::thread::scope(|scope| {
             let entered = scope.spawn(move || {
@@ -76,33 +69,19 @@ impl Net {
     }
 
     /// `ip` in a side's namespace.
-    pub fn ip(&self, side: &str, words: &str) {
-        let namespace = self.namespace(side);
-        let mut all = vec!["-n", &namespace];
-        all.extend(words.split(' '));
-        run("ip", &all, "iproute2");
+    pub(crate) fn ip(&self, side: &str, words: &str) {
+        let command = format!("ip {words}");
+        let output = self.run(side, &command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}: {said}");
     }
 
-    /// A program in a side's namespace.
-    pub fn exec(&self, side: &str, words: &str) {
+    /// A program in a side's namespace, and what became of it.
+    pub(crate) fn run(&self, side: &str, command: &str) -> Output {
         let namespace = self.namespace(side);
-        let mut all = vec!["netns", "exec", &namespace];
-        all.extend(words.split(' '));
-        run("ip", &all, "iproute2 and the program");
-    }
-
-    /// Whether pings in a side's namespace are answered.
-    pub fn ping(&self, side: &str, extra: &[&str], to: &str) -> bool {
-        let namespace = self.namespace(side);
-        let mut all = vec!["netns", "exec", &namespace, "ping", "-nq", "-W", "2"];
-        all.extend(extra);
-        all.push(to);
-        Command::new("ip")
-            .args(all)
-            .stdout(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
+        let mut words = vec!["netns", "exec", &namespace];
+        words.extend(command.split(' '));
+        Command::new("ip").args(words).output().unwrap()
     }
 }
 
@@ -119,7 +98,7 @@ impl Drop for Net {
 }
 
 /// Runs a program that must succeed.
-pub fn run(program: &str, words: &[&str], needs: &str) {
+pub(crate) fn run(program: &str, words: &[&str], needs: &str) {
     let output = Command::new(program)
         .args(words)
         .output()
@@ -132,7 +111,7 @@ pub fn run(program: &str, words: &[&str], needs: &str) {
 }
 
 /// Waits for at most ten seconds.
-pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(

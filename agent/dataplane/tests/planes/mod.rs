@@ -1,12 +1,5 @@
 //! Two data planes of ours with a tunnel between two namespaces.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::allow_attributes,
-    reason = "each test uses its part"
-)]
-
 use std::net::{Ipv4Addr, SocketAddr};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, Snapshot};
@@ -15,26 +8,26 @@ use pnsbox_dataplane::{Dataplane, ProtocolCore, Settings, public_key, tun};
 use crate::net::{Net, OUTER_B, wait};
 
 /// Inner address of side a.
-pub const INNER_A: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+pub(crate) const INNER_A: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 /// Inner address of side b.
-pub const INNER_B: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
+pub(crate) const INNER_B: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
 /// Of the inner interfaces, in bytes.
-pub const MTU: u16 = 1420;
+pub(crate) const MTU: u16 = 1420;
 const INTERFACE: &str = "t0";
 const PORT: u16 = 51820;
 
 /// Both ends of a tunnel.
 #[derive(Debug)]
-pub struct Planes {
+pub(crate) struct Planes {
     /// Of side a, which knows where b is.
-    pub a: Dataplane,
+    pub(crate) a: Dataplane,
     /// Of side b.
-    pub b: Dataplane,
+    pub(crate) b: Dataplane,
 }
 
 impl Planes {
     /// Starts both and waits for the tunnel.
-    pub fn up(net: &Net) -> Self {
+    pub(crate) fn up(net: &Net) -> Self {
         let keys = [[1; 32], [2; 32]];
         let start = |side: &'static str, own: usize, address: Ipv4Addr| {
             let plane = net.enter(side, || {
@@ -74,7 +67,8 @@ impl Planes {
             .unwrap();
         planes.a.apply(peer(1, INNER_B, direct)).unwrap();
         wait("the tunnel stands", || {
-            net.ping("a", &["-c", "1"], &INNER_B.to_string())
+            let ping = format!("ping -nq -W 2 -c 1 {INNER_B}");
+            net.run("a", &ping).status.success()
         });
         planes
     }
