@@ -551,6 +551,33 @@ fn a_handshake_that_came_before_the_relay_knew_us_is_begun_again_at_once() {
 }
 
 #[test]
+fn a_packet_waits_until_the_relay_has_called() {
+    let mut world = World::new(3);
+    let relays = vec![RelayChannel {
+        channel: 9,
+        members: [world.key(0), world.key(1)],
+    }];
+    let members = vec![world.direct(0), world.passive(1)];
+    let relay = Snapshot {
+        peers: members,
+        relays,
+    };
+    world.apply(2, &relay).unwrap();
+    let waits = peers(vec![world.passive(2), world.relayed(1, 2, 9)]);
+    world.apply(0, &waits).unwrap();
+    let calls = peers(vec![world.direct(2), world.relayed(0, 2, 9)]);
+    world.apply(1, &calls).unwrap();
+    world.send(1, &packet(1, 2, b"node 1 is known to the relay"));
+
+    world.send(0, &packet(0, 1, b"where is the relay?"));
+    assert!(world.take(1).is_empty());
+    world.send(2, &packet(2, 0, b"here"));
+    world.tick(0, Duration::from_millis(200));
+    let arrived = world.take(1);
+    assert_eq!(arrived, [packet(0, 1, b"where is the relay?")]);
+}
+
+#[test]
 fn a_peer_cannot_speak_from_another_peers_prefix() {
     let mut world = World::new(3);
     let both = vec![world.passive(1), world.passive(2)];

@@ -45,7 +45,8 @@ pub(crate) struct Transmitter {
 #[derive(Debug)]
 struct Batch {
     peer: Arc<Peer>,
-    to: SocketAddr,
+    /// `None` while its relay is not found yet: what waits for a session may outlast that.
+    to: Option<SocketAddr>,
     /// Bytes in front of each message, if it goes through a relay.
     header: Option<[u8; relay::HEADER_BYTES]>,
     start: usize,
@@ -203,10 +204,14 @@ impl Transmitter {
             &mut self.message,
             send,
         );
-        if is_sealed {
-            cut(&self.frames, &batch, &mut self.runs);
-        } else {
-            self.end = batch.start;
+        match batch.to {
+            Some(to) if is_sealed => cut(&self.frames, &batch, to, &mut self.runs),
+            Some(_) => self.end = batch.start,
+            None => {
+                let lost = if is_sealed { self.frames.len() } else { 0 };
+                plane.tally.drop_many(DropReason::NoEndpoint, lost as u64);
+                self.end = batch.start;
+            }
         }
         self.frames.clear();
     }
@@ -216,10 +221,11 @@ impl Transmitter {
 fn begin(table: &Table, peer: &Arc<Peer>, start: usize) -> Result<Batch, DropReason> {
     let (to, header) = match peer.path() {
         Path::Unknown => return Err(DropReason::NoEndpoint),
-        Path::Direct(address) => (address, None),
+        Path::Direct(address) => (Some(address), None),
         Path::Relay { via, channel } => {
-            let Some(Path::Direct(address)) = table.by_key(&via).map(|relay| relay.path()) else {
-                return Err(DropReason::NoEndpoint);
+            let address = match table.by_key(&via).map(|relay| relay.path()) {
+                Some(Path::Direct(address)) => Some(address),
+                Some(Path::Unknown | Path::Relay { .. }) | None => None,
             };
             (address, Some(relay::header(channel)))
         }
@@ -234,7 +240,7 @@ fn begin(table: &Table, peer: &Arc<Peer>, start: usize) -> Result<Batch, DropRea
 }
 
 /// Cuts a sealed batch into runs: equal lengths, but for a shorter last.
-fn cut(frames: &[Frame], batch: &Batch, runs: &mut Vec<Run>) {
+fn cut(frames: &[Frame], batch: &Batch, to: SocketAddr, runs: &mut Vec<Run>) {
     let header = batch.header_bytes();
     let mut open: Option<Run> = None;
     for frame in frames {
@@ -249,7 +255,7 @@ fn cut(frames: &[Frame], batch: &Batch, runs: &mut Vec<Run>) {
             continue;
         }
         runs.extend(open.replace(Run {
-            to: batch.to,
+            to,
             start: frame.start - header,
             length,
             segment: length,
