@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pnsbox_agent_core::event::ServiceConfig;
-use pnsbox_dataplane::ProtocolCore;
+use pnsbox_dataplane::{DscpPolicy, ProtocolCore};
 use pnsbox_proto::id::{AgencyName, ServiceName};
 use pnsbox_proto::service::{Audience, ServiceKind};
 use pnsbox_proto::{AGENT_HTTP_PORT, LINK_PORT, WIREGUARD_PORT};
@@ -39,6 +39,8 @@ pub struct Config {
     pub mtu: u16,
     /// Who speaks WireGuard.
     pub core: ProtocolCore,
+    /// What the ISP is told of a packet's class.
+    pub dscp: DscpPolicy,
     /// UDP port of links.
     pub link_port: u16,
     /// TCP port of `/metrics`.
@@ -77,7 +79,7 @@ impl Config {
         let socket = reader.value("socket", SOCKET_PATH, default.socket, |value| {
             absolute_path(value).filter(|path| path.as_os_str().len() <= SOCKET_PATH_MAX)
         });
-        let (interface, wireguard_port, mtu, core) =
+        let (interface, wireguard_port, mtu, core, dscp) =
             reader.table("wireguard", "wireguard", |wireguard| {
                 let interface =
                     wireguard.value("interface", INTERFACE, default.interface, interface_name);
@@ -88,6 +90,7 @@ impl Config {
                     port,
                     wireguard.value("mtu", MTU, default.mtu, integer(MTU_MIN..=MTU_MAX)),
                     wireguard.value("core", CORE, default.core, text),
+                    wireguard.value("dscp", DSCP, default.dscp, text),
                 )
             });
         let link_port = reader.table("link", "link", |link| {
@@ -115,6 +118,7 @@ impl Config {
             wireguard_port,
             mtu,
             core,
+            dscp,
             link_port,
             http_port,
             log_level,
@@ -132,6 +136,7 @@ impl Default for Config {
             wireguard_port: WIREGUARD_PORT,
             mtu: 1380,
             core: ProtocolCore::default(),
+            dscp: DscpPolicy::default(),
             link_port: LINK_PORT,
             http_port: AGENT_HTTP_PORT,
             log_level: "info".to_owned(),
@@ -276,6 +281,7 @@ const INTERFACE: &str = "must be 1 to 15 of a-z, A-Z, 0-9, '-', '_' and '.', beg
 const PORT: &str = "must be a port between 1 and 65535";
 const MTU: &str = "must be between 1280 and 1500";
 const CORE: &str = "must be native or boringtun";
+const DSCP: &str = "must be none, map or copy";
 const LEVEL: &str = "must be one of error, warn, info, debug, trace";
 const NAME: &str =
     "must be 1 to 40 of a-z, 0-9 and '-'; the agency's name is put in front by itself";

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pnsbox_agent_core::event::HostFacts;
 use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
 use pnsbox_dataplane::tun::{self, Tun, TunError};
-use pnsbox_dataplane::{Counters, Dataplane, ProtocolCore, Settings};
+use pnsbox_dataplane::{Counters, Dataplane, DscpPolicy, ProtocolCore, Settings};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -72,6 +72,8 @@ pub struct HostSettings {
     pub private_key: WireguardSecret,
     /// Who speaks WireGuard.
     pub core: ProtocolCore,
+    /// What outer headers tell of a packet's class.
+    pub dscp: DscpPolicy,
 }
 
 /// The data plane with the interface that it holds.
@@ -262,6 +264,7 @@ impl Host {
             fwmark: netlink::FWMARK,
             mtu,
             core: self.settings.core,
+            dscp: self.settings.dscp,
         })
         .map_err(HostError::Start)?;
         info!(interface = %name, port = dataplane.port(), mtu, "data plane started");

@@ -39,6 +39,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         wireguard_port: config.wireguard_port,
         private_key: keys.wireguard.clone(),
         core: config.core,
+        dscp: config.dscp,
     })
     .await?;
     let http = HttpServer::listen(config.http_port, metrics_text(events.clone())).await?;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 pub(crate) use self::boringtun::Boringtun;
 use crate::message::Frame;
+use crate::tos::Tos;
 
 /// What became of packets that were to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,15 @@ pub(crate) enum Handled {
     Reply(usize),
     /// Not accepted yet: a cookie reply of so many bytes, for whoever sent the message (whitepaper section 5.4.7).
     Cookie(usize),
+}
+
+/// A data message that waited for the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// Its bytes.
+    pub(crate) length: usize,
+    /// Of the packet in it, if the core knows.
+    pub(crate) tos: Tos,
 }
 
 /// What time brought.
@@ -90,8 +100,8 @@ pub(crate) trait Core: Send {
     ) -> Result<Handled, Refused>;
 
     /// The next message that was kept, or that the protocol owes now that there is a session
-    /// (the initiator's confirming empty message, whitepaper section 6); sealed into `message`, its length.
-    fn waiting(&mut self, now: Instant, message: &mut [u8]) -> Option<usize>;
+    /// (the initiator's confirming empty message, whitepaper section 6); sealed into `message`.
+    fn waiting(&mut self, now: Instant, message: &mut [u8]) -> Option<Waiting>;
 
     /// Timers; called about every 200 ms.
     fn tick(&mut self, now: Instant, message: &mut [u8]) -> Ticked;

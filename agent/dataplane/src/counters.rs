@@ -33,6 +33,8 @@ pub enum DropReason {
     InvalidDatagram,
     /// More handshakes than this node answers.
     RateLimited,
+    /// It met congestion on the way, and its sender understands no mark but loss (RFC 6040 section 4.2).
+    EcnCeNotEct,
     /// The kernel did not take the datagram.
     SendFailed,
     /// More to send than the kernel takes, and the queue for it is full.
@@ -47,7 +49,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoPeer,
         Self::NoEndpoint,
         Self::MalformedPacket,
@@ -59,6 +61,7 @@ impl DropReason {
         Self::RelayUnknownChannel,
         Self::InvalidDatagram,
         Self::RateLimited,
+        Self::EcnCeNotEct,
         Self::SendFailed,
         Self::QueueFull,
         Self::TunWriteFailed,
@@ -80,6 +83,7 @@ impl DropReason {
             Self::RelayUnknownChannel => "relay_unknown_channel",
             Self::InvalidDatagram => "invalid_datagram",
             Self::RateLimited => "rate_limited",
+            Self::EcnCeNotEct => "ecn_ce_not_ect",
             Self::SendFailed => "send_failed",
             Self::QueueFull => "queue_full",
             Self::TunWriteFailed => "tun_write_failed",

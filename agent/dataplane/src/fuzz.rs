@@ -15,7 +15,6 @@ use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 
 pub use self::aead::aead_agrees_with_ring;
-use crate::ProtocolCore;
 use crate::counters::Counters;
 use crate::message::BUFFER;
 use crate::offload::coalesce::Outcome;
@@ -27,7 +26,9 @@ use crate::receive::{Received, Receiver};
 use crate::relay;
 use crate::snapshot::{PublicKey, Snapshot};
 use crate::table::SnapshotError;
+use crate::tos::Tos;
 use crate::transmit::Transmitter;
+use crate::{DscpPolicy, ProtocolCore};
 
 /// One node's plane.
 #[derive(Debug)]
@@ -43,12 +44,15 @@ pub struct MemoryPlane {
 pub struct Caught {
     /// Datagrams with their destinations, relay headers included.
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    /// Type of service or traffic class of each datagram.
+    pub tos: Vec<u8>,
     /// Inner packets for the host.
     pub packets: Vec<Vec<u8>>,
 }
 
 impl Output for Caught {
-    fn datagram(&mut self, to: SocketAddr, header: &[u8], datagram: &[u8]) -> bool {
+    fn datagram(&mut self, to: SocketAddr, tos: Tos, header: &[u8], datagram: &[u8]) -> bool {
+        self.tos.push(tos.0);
         self.datagrams.push((to, [header, datagram].concat()));
         true
     }
@@ -56,6 +60,7 @@ impl Output for Caught {
     fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent {
         for run in runs {
             let datagrams = run.datagrams();
+            self.tos.extend((0..run.count()).map(|_| run.tos.0));
             self.datagrams
                 .extend(datagrams.map(|(at, length)| (run.to, slab[at..at + length].to_vec())));
         }
@@ -89,12 +94,13 @@ impl MemoryPlane {
     pub fn new(
         private_key: [u8; 32],
         core: ProtocolCore,
+        dscp: DscpPolicy,
         mtu: u16,
         seed: u64,
         now: Instant,
     ) -> Self {
         Self {
-            plane: Plane::new(private_key.into(), core, mtu, seed, now),
+            plane: Plane::new(private_key.into(), core, dscp, mtu, seed, now),
             transmitter: Transmitter::default(),
             receiver: Receiver::default(),
             message: vec![0; BUFFER],
@@ -106,30 +112,44 @@ impl MemoryPlane {
         self.plane.apply(snapshot, now)
     }
 
-    /// A datagram came from `source`.
+    /// A datagram came from `source`, with nothing in the header to tell.
     pub fn handle_datagram(&mut self, datagram: &[u8], source: SocketAddr, now: Instant) -> Caught {
-        self.handle_datagrams(&[datagram], source, now)
+        self.handle_datagrams(&[(datagram, 0)], source, now)
     }
 
-    /// Datagrams of one length, but for a shorter last, came from `source` at once.
+    /// Datagrams came from `source` in one burst, each with its type of service or traffic class.
     pub fn handle_datagrams(
         &mut self,
-        datagrams: &[&[u8]],
+        datagrams: &[(&[u8], u8)],
         source: SocketAddr,
         now: Instant,
     ) -> Caught {
         let mut caught = Caught::default();
-        let mut slab = datagrams.concat();
-        let segment = datagrams.first().map_or(0, |first| first.len());
-        let received = Received {
-            from: source,
-            start: 0,
-            length: slab.len(),
-            segment,
-        };
+        let mut slab = Vec::new();
+        let mut received: Vec<Received> = Vec::new();
+        for (datagram, tos) in datagrams {
+            let (start, length, tos) = (slab.len(), datagram.len(), Tos(*tos));
+            slab.extend_from_slice(datagram);
+            // As the kernel merges them.
+            if let Some(run) = received.last_mut()
+                && run.tos == tos
+                && (1..=run.segment).contains(&length)
+                && run.length % run.segment == 0
+            {
+                run.length += length;
+                continue;
+            }
+            received.push(Received {
+                from: source,
+                start,
+                length,
+                segment: length,
+                tos,
+            });
+        }
         let (plane, table) = (&self.plane, self.plane.table());
         self.receiver
-            .take(plane, &table, &mut slab, &[received], now, &mut caught);
+            .take(plane, &table, &mut slab, &received, now, &mut caught);
         caught
     }
 

@@ -14,6 +14,7 @@
 //! | Which peer is meant? | `table` |
 //! | What does a message look like? | `message`, `relay`, `packet` |
 //! | How are packets cut and merged? | `offload` |
+//! | What do outer headers tell of class and congestion, and inner ones take over? | `tos` |
 //! | Which threads run? | `worker` |
 //! | How are bytes moved? | [`tun`], `udp` |
 //! | What is counted? | [`counters`], `queues` |
@@ -42,6 +43,7 @@ mod receive;
 mod relay;
 pub mod snapshot;
 mod table;
+mod tos;
 mod transmit;
 pub mod tun;
 mod udp;
@@ -59,6 +61,7 @@ use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
 pub use counters::{Counters, DropReason, PeerCounters, WorkerCounters};
 pub use snapshot::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot};
 pub use table::SnapshotError;
+pub use tos::{DscpPolicy, UnknownDscpPolicy};
 
 use crate::aead::Implementation;
 use crate::plane::Plane;
@@ -81,6 +84,8 @@ pub struct Settings {
     pub mtu: u16,
     /// Who speaks WireGuard.
     pub core: ProtocolCore,
+    /// What outer headers tell of a packet's class.
+    pub dscp: DscpPolicy,
 }
 
 /// Who speaks WireGuard: the same protocol, another program.
@@ -171,6 +176,7 @@ impl Dataplane {
             fwmark,
             mtu,
             core,
+            dscp,
         } = settings;
         let error = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::PortInUse { port: listen },
@@ -184,7 +190,7 @@ impl Dataplane {
         getrandom::fill(&mut seed).map_err(|e| error(io::Error::other(e)))?;
         let udp = Udp::bind(listen, fwmark).map_err(error)?;
         let seed = u64::from_ne_bytes(seed);
-        let plane = Plane::new(private_key.0, core, mtu, seed, Instant::now());
+        let plane = Plane::new(private_key.0, core, dscp, mtu, seed, Instant::now());
         let shared = Arc::new(Shared::new(plane, udp, tun).map_err(error)?);
         let port = shared.port().map_err(error)?;
         let threads = worker::start(&shared).map_err(error)?;

@@ -39,8 +39,9 @@ use std::time::{Duration, Instant};
 
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use crate::core::{Core, Handled, Refused, Sealed, Ticked};
+use crate::core::{Core, Handled, Refused, Sealed, Ticked, Waiting};
 use crate::message::{DATA_HEADER, Frame, TAG};
+use crate::tos::Tos;
 use cookie::Verdict;
 use environment::Environment;
 use handshake::{Identity, Pending};
@@ -176,15 +177,17 @@ impl Core for Tunnel {
         }
     }
 
-    fn waiting(&mut self, now: Instant, message: &mut [u8]) -> Option<usize> {
+    fn waiting(&mut self, now: Instant, message: &mut [u8]) -> Option<Waiting> {
         self.sessions.sending(1, now)?;
-        if let Some(packet) = self.kept.pop() {
-            return self.seal_message(&packet, now, message);
-        }
-        if self.owes_confirmation {
-            return self.seal_message(&[], now, message);
-        }
-        None
+        let packet = match self.kept.pop() {
+            Some(packet) => packet,
+            None if self.owes_confirmation => Vec::new(),
+            None => return None,
+        };
+        Some(Waiting {
+            length: self.seal_message(&packet, now, message)?,
+            tos: Tos::of(&packet),
+        })
     }
 
     fn tick(&mut self, now: Instant, message: &mut [u8]) -> Ticked {

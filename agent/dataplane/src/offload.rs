@@ -21,7 +21,7 @@ mod kernel_tests;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
-mod packets;
+pub(crate) mod packets;
 pub(crate) mod segment;
 #[cfg(test)]
 mod segment_tests;

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use crate::offload::coalesce::Outcome;
+use crate::tos::Tos;
 
 /// Equal datagrams one after the other in a slab, for one receiver; the last may be shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(crate) struct Run {
     pub(crate) length: usize,
     /// Bytes of each but the last.
     pub(crate) segment: usize,
+    /// Class and congestion bits of the headers in front of them.
+    pub(crate) tos: Tos,
 }
 
 impl Run {
@@ -48,7 +51,7 @@ pub(crate) struct Sent {
 /// Where results go.
 pub(crate) trait Output {
     /// A datagram for `to`: `header`, which may be empty, then `datagram`. False if the kernel did not take it.
-    fn datagram(&mut self, to: SocketAddr, header: &[u8], datagram: &[u8]) -> bool;
+    fn datagram(&mut self, to: SocketAddr, tos: Tos, header: &[u8], datagram: &[u8]) -> bool;
     /// Runs of datagrams in `slab`, in order.
     fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent;
     /// One packet or super-packet for the host: virtio header, then the packet in pieces.

@@ -14,6 +14,7 @@ use crate::message::{
     COOKIE_REPLY, DATA, Frame, HANDSHAKE_INITIATION, HANDSHAKE_RESPONSE, SMALLEST,
 };
 use crate::snapshot::{PathConfig, PeerConfig, PublicKey};
+use crate::tos::Tos;
 
 /// First pause before an expired or unanswered tunnel begins again, doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -36,8 +37,9 @@ pub(crate) struct Peer {
     tx_packets: AtomicU64,
 }
 
-/// Takes datagrams for the peer; called while the session is locked, in order.
-pub(crate) type Send<'a> = &'a mut dyn FnMut(&Path, &[u8]);
+/// Takes datagrams for the peer, each with the class and congestion bits of the packet in it, if it has one;
+/// called while the session is locked, in order.
+pub(crate) type Send<'a> = &'a mut dyn FnMut(&Path, Tos, &[u8]);
 
 /// Where a datagram of this peer goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +235,7 @@ impl Peer {
             Ok(Handled::Cookie(length)) => {
                 // Not authenticated: answered to where it came from, and nothing is learnt.
                 let to = source.map_or_else(|| self.path(), Path::Direct);
-                send(&to, &message[..length]);
+                send(&to, Tos::default(), &message[..length]);
                 return Err(DropReason::RateLimited);
             }
             Ok(Handled::Accepted | Handled::Reply(_)) => {}
@@ -373,15 +375,17 @@ impl Session {
         self.pause = FIRST_PAUSE;
     }
 
+    /// Sends a message that has no packet of the host.
     fn transmit(&mut self, path: &Path, datagram: &[u8], now: Instant, send: Send<'_>) {
-        send(path, datagram);
+        send(path, Tos::default(), datagram);
         self.last_sent = now;
     }
 
     /// Sends what waited for the session.
     fn flush(&mut self, path: &Path, message: &mut [u8], now: Instant, send: Send<'_>) {
-        while let Some(length) = self.core.waiting(now, message) {
-            self.transmit(path, &message[..length], now, &mut *send);
+        while let Some(waiting) = self.core.waiting(now, message) {
+            send(path, waiting.tos, &message[..waiting.length]);
+            self.last_sent = now;
         }
     }
 
@@ -444,7 +448,7 @@ mod tests {
     /// What the peer sends in its next tick, after `later`.
     fn tick(peer: &Peer, now: Instant) -> Vec<u8> {
         let mut kinds = Vec::new();
-        let mut send = |_: &Path, datagram: &[u8]| kinds.push(datagram[0]);
+        let mut send = |_: &Path, _: Tos, datagram: &[u8]| kinds.push(datagram[0]);
         peer.tick(now, Duration::ZERO, &mut vec![0; BUFFER], &mut send);
         kinds
     }
@@ -477,7 +481,7 @@ mod tests {
         assert_eq!(tick(&peer, now + LONGEST_PAUSE), []);
 
         let mut sent = Vec::new();
-        let mut send = |_: &Path, datagram: &[u8]| sent.push(datagram[0]);
+        let mut send = |_: &Path, _: Tos, datagram: &[u8]| sent.push(datagram[0]);
         let (mut slab, mut message) = (vec![0x45; 64], vec![0; BUFFER]);
         let frame = Frame {
             start: 0,

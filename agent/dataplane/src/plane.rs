@@ -13,18 +13,19 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 
-use crate::ProtocolCore;
 use crate::core::{Boringtun, Core};
 use crate::counters::{Counters, DropReason, Tally, WorkerCounters};
 use crate::limiter::Limiter;
 use crate::lock::Mutex;
-use crate::message::SMALLEST;
+use crate::message::{DATA, SMALLEST};
 use crate::noise::Tunnel;
 use crate::output::Output;
 use crate::peer::{Path, Peer};
 use crate::relay;
 use crate::snapshot::{PeerConfig, PublicKey, Snapshot};
 use crate::table::{SnapshotError, Table, check};
+use crate::tos::Tos;
+use crate::{DscpPolicy, ProtocolCore};
 
 /// What is to be done with a relay frame.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +43,7 @@ pub(crate) struct Plane {
     private: StaticSecret,
     public: X25519Public,
     core: ProtocolCore,
+    pub(crate) dscp: DscpPolicy,
     pub(crate) mtu: usize,
     table: ArcSwap<Table>,
     pub(crate) tally: Tally,
@@ -68,6 +70,7 @@ impl Plane {
     pub(crate) fn new(
         private: StaticSecret,
         core: ProtocolCore,
+        dscp: DscpPolicy,
         mtu: u16,
         seed: u64,
         now: Instant,
@@ -75,6 +78,7 @@ impl Plane {
         let public = X25519Public::from(&private);
         Self {
             core,
+            dscp,
             mtu: usize::from(mtu),
             table: ArcSwap::default(),
             tally: Tally::default(),
@@ -155,7 +159,9 @@ impl Plane {
                 peer.relay_is_up(relay.handshakes(), now);
             }
             let jitter = self.jitter();
-            let send = &mut |path: &Path, datagram: &[u8]| self.send(&table, path, datagram, out);
+            let send = &mut |path: &Path, tos: Tos, datagram: &[u8]| {
+                self.send(&table, path, tos, datagram, out)
+            };
             peer.tick(now, jitter, message, send);
         }
     }
@@ -195,7 +201,9 @@ impl Plane {
         if expected.is_some_and(|expected| !Arc::ptr_eq(expected, peer)) {
             return Err(DropReason::RelayRefused);
         }
-        let send = &mut |path: &Path, datagram: &[u8]| self.send(table, path, datagram, out);
+        let send = &mut |path: &Path, tos: Tos, datagram: &[u8]| {
+            self.send(table, path, tos, datagram, out)
+        };
         peer.handle(datagram, source, now, message, send)
     }
 
@@ -241,14 +249,26 @@ impl Plane {
             .ok_or(DropReason::UnknownReceiver)
     }
 
-    /// Sends a datagram of a peer along its path. Called with that peer's session locked, so no other session may be.
-    pub(crate) fn send(&self, table: &Table, path: &Path, datagram: &[u8], out: &mut dyn Output) {
+    /// Sends a datagram of a peer along its path; `tos` is that of the packet in it, if it has one.
+    /// Called with that peer's session locked, so no other session may be.
+    pub(crate) fn send(
+        &self,
+        table: &Table,
+        path: &Path,
+        tos: Tos,
+        datagram: &[u8],
+        out: &mut dyn Output,
+    ) {
+        let tos = match datagram.first() {
+            Some(&DATA) => self.dscp.outer(tos),
+            Some(_) | None => self.dscp.handshake(),
+        };
         let sent = match path {
             Path::Unknown => return self.tally.drop(DropReason::NoEndpoint),
-            Path::Direct(address) => out.datagram(*address, &[], datagram),
+            Path::Direct(address) => out.datagram(*address, tos, &[], datagram),
             Path::Relay { via, channel } => match table.by_key(via).map(|relay| relay.path()) {
                 Some(Path::Direct(address)) => {
-                    out.datagram(address, &relay::header(*channel), datagram)
+                    out.datagram(address, tos, &relay::header(*channel), datagram)
                 }
                 Some(Path::Unknown | Path::Relay { .. }) | None => {
                     return self.tally.drop(DropReason::NoEndpoint);

@@ -1,5 +1,7 @@
 //! Planes wired together in memory, through real boringtun sessions: no socket, no thread, no waiting.
 
+mod tos;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,12 +10,14 @@ use crate::counters::{Counters, DropReason};
 use crate::fuzz::{Caught, MemoryPlane};
 use crate::snapshot::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot};
 use crate::table::SnapshotError;
-use crate::{ProtocolCore, public_key, relay};
+use crate::{DscpPolicy, ProtocolCore, public_key, relay};
 
 /// A datagram under way.
 struct Flight {
     from: SocketAddr,
     to: SocketAddr,
+    /// Type of service of its header.
+    tos: u8,
     bytes: Vec<u8>,
 }
 
@@ -30,6 +34,10 @@ struct World {
     nodes: Vec<Node>,
     flights: VecDeque<Flight>,
     seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// The types of service of those.
+    seen_tos: Vec<u8>,
+    /// What the way makes of a type of service.
+    way: fn(u8) -> u8,
     now: Instant,
 }
 
@@ -43,11 +51,15 @@ fn core(node: u8) -> ProtocolCore {
 
 impl World {
     fn new(count: u8) -> Self {
+        Self::with_policy(count, DscpPolicy::default())
+    }
+
+    fn with_policy(count: u8, dscp: DscpPolicy) -> Self {
         let now = Instant::now();
         let node = |n: u8| {
             let private = [n + 1; 32];
             let address = SocketAddr::from(([192, 0, 2, n + 1], 51820));
-            let plane = MemoryPlane::new(private, core(n), 1380, 7, now);
+            let plane = MemoryPlane::new(private, core(n), dscp, 1380, 7, now);
             Node {
                 plane,
                 key: public_key(&private),
@@ -59,6 +71,8 @@ impl World {
             nodes: (0..count).map(node).collect(),
             flights: VecDeque::new(),
             seen: Vec::new(),
+            seen_tos: Vec::new(),
+            way: |tos| tos,
             now,
         }
     }
@@ -97,9 +111,15 @@ impl World {
     fn act(&mut self, node: usize, act: impl FnOnce(&mut MemoryPlane, Instant) -> Caught) {
         let caught = act(&mut self.nodes[node].plane, self.now);
         let from = self.nodes[node].address;
-        for (to, bytes) in caught.datagrams {
+        for ((to, bytes), tos) in caught.datagrams.into_iter().zip(caught.tos) {
             self.seen.push((from, to, bytes.clone()));
-            self.flights.push_back(Flight { from, to, bytes });
+            self.seen_tos.push(tos);
+            self.flights.push_back(Flight {
+                from,
+                to,
+                tos,
+                bytes,
+            });
         }
         self.nodes[node].received.extend(caught.packets);
     }
@@ -108,7 +128,10 @@ impl World {
     fn settle(&mut self) {
         while let Some(flight) = self.flights.pop_front() {
             if let Some(to) = self.nodes.iter().position(|node| node.address == flight.to) {
-                self.throw(to, flight.from, &flight.bytes);
+                let datagram = [(&flight.bytes[..], (self.way)(flight.tos))];
+                self.act(to, |plane, now| {
+                    plane.handle_datagrams(&datagram, flight.from, now)
+                });
             }
         }
     }
@@ -148,7 +171,8 @@ impl World {
 }
 
 fn peer(public_key: PublicKey, node: usize, path: PathConfig) -> PeerConfig {
-    let allowed_prefixes = vec![format!("10.0.{node}.0/24").parse().unwrap()];
+    let prefixes = [format!("10.0.{node}.0/24"), format!("fd00:{node}::/64")];
+    let allowed_prefixes = prefixes.map(|prefix| prefix.parse().unwrap()).to_vec();
     PeerConfig {
         public_key,
         allowed_prefixes,
@@ -175,7 +199,11 @@ fn packet(from: usize, to: usize, payload: &[u8]) -> Vec<u8> {
 
 /// Two nodes; the second knows where the first is.
 fn pair() -> World {
-    let world = World::new(2);
+    joined(World::new(2))
+}
+
+/// The second of two nodes knows where the first is.
+fn joined(world: World) -> World {
     world.apply(0, &peers(vec![world.passive(1)])).unwrap();
     world.apply(1, &peers(vec![world.direct(0)])).unwrap();
     world
@@ -183,7 +211,11 @@ fn pair() -> World {
 
 /// Nodes 0 and 1 behind NAT, node 2 relays for them.
 fn triangle() -> World {
-    let mut world = World::new(3);
+    with_relay(World::new(3))
+}
+
+/// Node 2 relays for the others, which have called it.
+fn with_relay(mut world: World) -> World {
     let relays = vec![RelayChannel {
         channel: 9,
         members: [world.key(0), world.key(1)],

@@ -15,6 +15,7 @@ use crate::peer::{Path, Peer};
 use crate::plane::{Plane, Relayed};
 use crate::relay;
 use crate::table::Table;
+use crate::tos::{self, Ecn, Tos};
 
 /// Messages opened together.
 const MOST_IN_GROUP: usize = 256;
@@ -30,6 +31,8 @@ pub(crate) struct Received {
     pub(crate) length: usize,
     /// Bytes of each but the last; more than 0, unless it is one empty datagram.
     pub(crate) segment: usize,
+    /// Class and congestion bits of the headers in front of them.
+    pub(crate) tos: Tos,
 }
 
 impl Received {
@@ -43,6 +46,8 @@ impl Received {
 #[derive(Debug)]
 pub(crate) struct Receiver {
     frames: Vec<Frame>,
+    /// The mark with which each frame came.
+    marks: Vec<Ecn>,
     opened: Vec<bool>,
     coalescer: Coalescer,
     message: Vec<u8>,
@@ -80,6 +85,7 @@ impl Default for Receiver {
     fn default() -> Self {
         Self {
             frames: Vec::with_capacity(MOST_IN_GROUP),
+            marks: Vec::with_capacity(MOST_IN_GROUP),
             opened: vec![false; MOST_IN_GROUP],
             coalescer: Coalescer::new(),
             message: vec![0; BUFFER],
@@ -120,7 +126,7 @@ impl Receiver {
                     start,
                     length: one.segment.min(end - start),
                 };
-                self.datagram(&mut burst, frame, one.from);
+                self.datagram(&mut burst, frame, one.from, one.tos);
             }
         }
         burst.send_forward();
@@ -132,9 +138,9 @@ impl Receiver {
         burst.flushed
     }
 
-    fn datagram<'b>(&mut self, burst: &mut Burst<'b>, frame: Frame, from: SocketAddr) {
+    fn datagram<'b>(&mut self, burst: &mut Burst<'b>, frame: Frame, from: SocketAddr, tos: Tos) {
         let Some((channel, _)) = relay::parse(&burst.slab[frame.message()]) else {
-            return self.message(burst, frame, Some(from), None);
+            return self.message(burst, frame, tos.ecn(), Some(from), None);
         };
         let relayed = match burst.relayed {
             Some((last, relayed)) if last == (channel, from) => relayed,
@@ -147,8 +153,8 @@ impl Receiver {
         };
         match relayed {
             _ if inner.length < SMALLEST => burst.plane.tally.drop(DropReason::ShortDatagram),
-            Relayed::Forward(to, address) => burst.forward(frame, to, address),
-            Relayed::Receive(peer) => self.message(burst, inner, None, Some(peer)),
+            Relayed::Forward(to, address) => burst.forward(frame, tos, to, address),
+            Relayed::Receive(peer) => self.message(burst, inner, tos.ecn(), None, Some(peer)),
             Relayed::Drop(reason) => burst.plane.tally.drop(reason),
         }
     }
@@ -158,6 +164,7 @@ impl Receiver {
         &mut self,
         burst: &mut Burst<'b>,
         frame: Frame,
+        mark: Ecn,
         source: Option<SocketAddr>,
         expected: Option<&'b Arc<Peer>>,
     ) {
@@ -189,6 +196,7 @@ impl Receiver {
         }
         burst.group = Some(group);
         self.frames.push(frame);
+        self.marks.push(mark);
     }
 
     /// Opens the group, and hands its packets on to the coalescer.
@@ -206,10 +214,13 @@ impl Receiver {
             burst.now,
             opened,
             &mut self.message,
-            &mut |path: &Path, datagram: &[u8]| plane.send(table, path, datagram, out),
+            &mut |path: &Path, tos: Tos, datagram: &[u8]| {
+                plane.send(table, path, tos, datagram, out)
+            },
         );
         self.deliver(burst, group.peer);
         self.frames.clear();
+        self.marks.clear();
     }
 
     fn deliver(&mut self, burst: &mut Burst<'_>, peer: &Arc<Peer>) {
@@ -238,6 +249,11 @@ impl Receiver {
                     continue;
                 }
                 allowed = Some(header.source);
+            }
+            let packet = &mut burst.slab[place.start..place.start + header.length];
+            if !tos::receive(packet, self.marks[index]) {
+                tally.drop(DropReason::EcnCeNotEct);
+                continue;
             }
             if self.coalescer.is_full() {
                 self.write(burst);
@@ -275,14 +291,16 @@ impl<'b> Burst<'b> {
         }
     }
 
-    /// A frame for another member; its bytes stay as they are.
-    fn forward(&mut self, frame: Frame, to: &'b Peer, address: SocketAddr) {
+    /// A frame for another member; its bytes stay as they are, and the congestion mark that it came with.
+    fn forward(&mut self, frame: Frame, tos: Tos, to: &'b Peer, address: SocketAddr) {
+        let tos = self.plane.dscp.outer(tos);
         if let Some(Forward { to: open, run }) = &mut self.forward
             && std::ptr::eq(*open, to)
             && run.to == address
             && run.start + run.length == frame.start
             && run.length % run.segment == 0
             && frame.length <= run.segment
+            && run.tos == tos
         {
             run.length += frame.length;
             return;
@@ -295,6 +313,7 @@ impl<'b> Burst<'b> {
                 start: frame.start,
                 length: frame.length,
                 segment: frame.length,
+                tos,
             },
         });
     }

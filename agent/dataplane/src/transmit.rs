@@ -16,6 +16,7 @@ use crate::peer::{Path, Peer};
 use crate::plane::Plane;
 use crate::relay;
 use crate::table::Table;
+use crate::tos::Tos;
 
 /// Bytes that one send can carry: the largest UDP datagram over IPv4.
 const LARGEST_RUN: usize = 65_507;
@@ -36,6 +37,8 @@ pub(crate) struct Transmitter {
     end: usize,
     batch: Option<Batch>,
     frames: Vec<Frame>,
+    /// Of the outer header of each frame.
+    outer: Vec<Tos>,
     /// Sealed and not sent.
     runs: Vec<Run>,
     message: Vec<u8>,
@@ -67,6 +70,7 @@ impl Default for Transmitter {
             end: 0,
             batch: None,
             frames: Vec::with_capacity(MOST_IN_BATCH),
+            outer: Vec::with_capacity(MOST_IN_BATCH),
             runs: Vec::with_capacity(SLAB / SMALLEST),
             message: vec![0; BUFFER],
         }
@@ -133,6 +137,8 @@ impl Transmitter {
             .ok_or(DropReason::NoPeer)?;
         let segments = Segments::parse(VnetHeader::decode(vnet), &packet[..header.length])
             .map_err(|_| DropReason::MalformedPacket)?;
+        // One for all that the host merged: what differs there is not merged.
+        let outer = plane.dscp.outer(Tos::of(packet));
         for index in 0..segments.count() {
             let length = segments.length(index);
             let padded = padded_length(length, plane.mtu);
@@ -147,6 +153,7 @@ impl Transmitter {
                 plane.tally.drop_many(DropReason::QueueFull, rest as u64);
                 break;
             };
+            self.outer.push(outer);
             let (to, padding) = self.slab[slot..slot + padded].split_at_mut(length);
             segments.write(index, to);
             padding.fill(0);
@@ -195,7 +202,9 @@ impl Transmitter {
         let Some(batch) = self.batch.take() else {
             return;
         };
-        let send = &mut |path: &Path, datagram: &[u8]| plane.send(table, path, datagram, out);
+        let send = &mut |path: &Path, tos: Tos, datagram: &[u8]| {
+            plane.send(table, path, tos, datagram, out)
+        };
         let is_sealed = batch.peer.seal(
             &mut self.slab,
             &self.frames,
@@ -205,7 +214,13 @@ impl Transmitter {
             send,
         );
         match batch.to {
-            Some(to) if is_sealed => cut(&self.frames, &batch, to, &mut self.runs),
+            Some(to) if is_sealed => cut(
+                &self.frames,
+                &self.outer,
+                batch.header_bytes(),
+                to,
+                &mut self.runs,
+            ),
             Some(_) => self.end = batch.start,
             None => {
                 let lost = if is_sealed { self.frames.len() } else { 0 };
@@ -214,6 +229,7 @@ impl Transmitter {
             }
         }
         self.frames.clear();
+        self.outer.clear();
     }
 }
 
@@ -239,15 +255,16 @@ fn begin(table: &Table, peer: &Arc<Peer>, start: usize) -> Result<Batch, DropRea
     })
 }
 
-/// Cuts a sealed batch into runs: equal lengths, but for a shorter last.
-fn cut(frames: &[Frame], batch: &Batch, to: SocketAddr, runs: &mut Vec<Run>) {
-    let header = batch.header_bytes();
+/// Cuts a sealed batch into runs: equal lengths, but for a shorter last, and equal outer headers.
+/// `header` bytes stand in front of each message.
+fn cut(frames: &[Frame], outer: &[Tos], header: usize, to: SocketAddr, runs: &mut Vec<Run>) {
     let mut open: Option<Run> = None;
-    for frame in frames {
+    for (frame, &tos) in frames.iter().zip(outer) {
         let length = header + frame.length;
         if let Some(run) = &mut open
             && length <= run.segment
             && run.length % run.segment == 0
+            && run.tos == tos
             && run.count() < MOST_IN_RUN
             && run.length + length <= LARGEST_RUN
         {
@@ -259,7 +276,53 @@ fn cut(frames: &[Frame], batch: &Batch, to: SocketAddr, runs: &mut Vec<Run>) {
             start: frame.start - header,
             length,
             segment: length,
+            tos,
         }));
     }
     runs.extend(open);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Datagrams of each run that frames of these lengths and outer headers become.
+    fn shape(frames: &[(usize, u8)], header: usize) -> Vec<(usize, u8)> {
+        let mut start = 0;
+        let (mut sealed, mut outer) = (Vec::new(), Vec::new());
+        for (length, tos) in frames {
+            start += header;
+            sealed.push(Frame {
+                start,
+                length: *length,
+            });
+            outer.push(Tos(*tos));
+            start += length;
+        }
+        let mut runs = Vec::new();
+        let to = SocketAddr::from(([192, 0, 2, 1], 51820));
+        cut(&sealed, &outer, header, to, &mut runs);
+        let all: Vec<_> = runs.iter().flat_map(Run::datagrams).collect();
+        let expected: Vec<_> = sealed
+            .iter()
+            .map(|frame| (frame.start - header, frame.length + header))
+            .collect();
+        assert_eq!(all, expected, "every datagram is in one run, in order");
+        runs.iter().map(|run| (run.count(), run.tos.0)).collect()
+    }
+
+    #[test]
+    fn a_run_has_equal_lengths_and_one_class_and_mark() {
+        for header in [0, relay::HEADER_BYTES] {
+            assert_eq!(shape(&[(96, 0); 5], header), [(5, 0)]);
+            assert_eq!(
+                shape(&[(96, 0), (96, 0), (64, 0), (64, 0)], header),
+                [(3, 0), (1, 0)]
+            );
+            let marked = [(96, 2), (96, 2), (96, 3), (96, 2), (96, 2)];
+            assert_eq!(shape(&marked, header), [(2, 2), (1, 3), (2, 2)]);
+            assert_eq!(shape(&[(96, 0xb8), (64, 0)], header), [(1, 0xb8), (1, 0)]);
+        }
+        assert_eq!(shape(&[(96, 1); 65], 0), [(64, 1), (1, 1)]);
+    }
 }

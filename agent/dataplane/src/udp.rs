@@ -2,6 +2,7 @@
 //!
 //! Many datagrams pass in one system call: [`receive`] and [`send`].
 
+mod control;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -71,11 +72,6 @@ impl Udp {
         &self.socket
     }
 
-    /// Sends one datagram.
-    pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        self.socket.send_to(datagram, self.mapped(to)).map(drop)
-    }
-
     fn mapped(&self, to: SocketAddr) -> SocketAddr {
         match to.ip() {
             IpAddr::V4(v4) if self.is_v6 => {
@@ -107,6 +103,7 @@ fn bind(address: SocketAddr, fwmark: u32) -> io::Result<UdpSocket> {
     }
     socket.set_nonblocking(true)?;
     receive::accept_runs(&socket);
+    receive::accept_tos(&socket, address.is_ipv6())?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

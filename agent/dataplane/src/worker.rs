@@ -23,6 +23,7 @@ use crate::plane::Plane;
 use crate::queues;
 use crate::receive::{Received, Receiver};
 use crate::relay;
+use crate::tos::Tos;
 use crate::transmit::Transmitter;
 use crate::tun::Tun;
 use crate::udp::{Inbox, Outbox, Udp};
@@ -340,18 +341,20 @@ impl<'s> Kernel<'s> {
 }
 
 impl Output for Kernel<'_> {
-    fn datagram(&mut self, to: SocketAddr, header: &[u8], datagram: &[u8]) -> bool {
+    fn datagram(&mut self, to: SocketAddr, tos: Tos, header: &[u8], datagram: &[u8]) -> bool {
         self.frame.clear();
         self.frame.extend_from_slice(header);
         self.frame.extend_from_slice(datagram);
         self.tally.sent_datagrams(1, 1);
-        match self.shared.udp.send(to, &self.frame) {
-            Ok(()) => true,
-            Err(error) => {
-                debug!(%to, %error, "a datagram was not sent");
-                false
-            }
-        }
+        let run = Run {
+            to,
+            start: 0,
+            length: self.frame.len(),
+            segment: self.frame.len(),
+            tos,
+        };
+        let sent = self.outbox.send(&self.shared.udp, &self.frame, &[run]);
+        sent.runs == 1 && sent.lost == 0
     }
 
     fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent {

@@ -13,6 +13,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pnsbox_dataplane::DscpPolicy;
+
 use crate::net::{Net, wait};
 use crate::planes::{INNER_B, Planes};
 
@@ -47,7 +49,7 @@ const ALL: usize = WARM_UP + MEASURED + (1 << 20);
 #[test]
 fn no_packet_allocates() {
     let net = Net::up();
-    let planes = Planes::up(&net);
+    let planes = Planes::up(&net, DscpPolicy::default());
     let listener = net.enter("b", || TcpListener::bind((INNER_B, 5001)).unwrap());
     let mut client = net.enter("a", || TcpStream::connect((INNER_B, 5001)).unwrap());
     let (mut server, _) = listener.accept().unwrap();

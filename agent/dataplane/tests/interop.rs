@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, PublicKey, Snapshot};
-use pnsbox_dataplane::{Dataplane, ProtocolCore, Settings, generate_private_key, public_key, tun};
+use pnsbox_dataplane::{
+    Dataplane, DscpPolicy, ProtocolCore, Settings, generate_private_key, public_key, tun,
+};
 
 use crate::net::{Net, OUTER_A, OUTER_B, run, wait};
 
@@ -95,6 +97,7 @@ impl Pair {
                 fwmark: 0,
                 mtu: 1380,
                 core: ProtocolCore::default(),
+                dscp: DscpPolicy::default(),
             })
             .unwrap()
         });

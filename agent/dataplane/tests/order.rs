@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pnsbox_dataplane::DscpPolicy;
+
 use crate::net::Net;
 use crate::planes::{INNER_A, INNER_B, Planes};
 
@@ -43,7 +45,7 @@ fn fill(packet: &mut [u8; 1392], flow: u16, number: u32) -> usize {
 #[test]
 fn order_is_kept_at_full_rate() {
     let net = Net::up();
-    let planes = Planes::up(&net);
+    let planes = Planes::up(&net, DscpPolicy::default());
     let bind = |side: &str, address, flow: u16| {
         net.enter(side, || UdpSocket::bind((address, 6000 + flow)).unwrap())
     };

@@ -67,7 +67,7 @@ endpoint = "10.33.1.10"
         format!("{file}: state_dir = \"var/lib\": {ABSOLUTE_PATH}"),
         format!("{file}: [wireguard] mtu = 9100: {MTU}"),
         format!(
-            "{file}: [wireguard] prot = 51820: is not a known key here; known: core, interface, mtu, port"
+            "{file}: [wireguard] prot = 51820: is not a known key here; known: core, dscp, interface, mtu, port"
         ),
         format!("{file}: [service.2] name = \"Portal\": {NAME}"),
         format!("{file}: [service.2] endpoint = \"10.33.1.10\": {ENDPOINT}"),
@@ -110,6 +110,10 @@ fn each_rule_refuses() {
         (
             "[wireguard]\ncore = \"kernel\"",
             "core = \"kernel\": must be native or boringtun",
+        ),
+        (
+            "[wireguard]\ndscp = \"ef\"",
+            "dscp = \"ef\": must be none, map or copy",
         ),
         (
             "[wireguard]\nmtu = 1279",
@@ -237,7 +241,8 @@ fn drop_ins_merge_in_order_and_mistakes_name_their_file() {
     fs::create_dir(&drop_in).unwrap();
     fs::write(
         &main,
-        "[wireguard]\nport = 1000\nmtu = 1400\ncore = \"boringtun\"\n".to_owned() + &service(""),
+        "[wireguard]\nport = 1000\nmtu = 1400\ncore = \"boringtun\"\ndscp = \"map\"\n".to_owned()
+            + &service(""),
     )
     .unwrap();
     fs::write(drop_in.join("20-b.toml"), "[wireguard]\nport = 3000\n").unwrap();
@@ -250,6 +255,7 @@ fn drop_ins_merge_in_order_and_mistakes_name_their_file() {
     let config = Config::load(&main).unwrap();
     assert_eq!((config.wireguard_port, config.mtu), (3000, 1400));
     assert_eq!(config.core, ProtocolCore::Boringtun);
+    assert_eq!(config.dscp, DscpPolicy::Map);
     let names: Vec<_> = config
         .services
         .iter()

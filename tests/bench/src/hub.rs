@@ -3,7 +3,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
-use pnsbox_dataplane::{Dataplane, PathConfig, PeerConfig, ProtocolCore, Settings, Snapshot, tun};
+use pnsbox_dataplane::{
+    Dataplane, DscpPolicy, PathConfig, PeerConfig, ProtocolCore, Settings, Snapshot, tun,
+};
 use serde_json::{Value, json};
 
 use crate::commands::Serve;
@@ -24,6 +26,7 @@ impl Hub {
             fwmark: 0,
             mtu,
             core: ProtocolCore::default(),
+            dscp: DscpPolicy::default(),
         };
         let plane = Dataplane::start(settings)?;
         Ok(Self { plane })

@@ -7,8 +7,9 @@ use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
-use super::{Core, Handled, Refused, Sealed, Ticked};
+use super::{Core, Handled, Refused, Sealed, Ticked, Waiting};
 use crate::message::{COOKIE_REPLY, DATA, Frame, SMALLEST};
+use crate::tos::Tos;
 
 /// A `Tunn`. Its time is its own: `now` is not used.
 pub(crate) struct Boringtun(Tunn);
@@ -111,9 +112,12 @@ impl Core for Boringtun {
         }
     }
 
-    fn waiting(&mut self, _now: Instant, message: &mut [u8]) -> Option<usize> {
-        // With nothing, decapsulate gives one message after the other.
-        written(self.0.decapsulate(None, &[], message))
+    fn waiting(&mut self, _now: Instant, message: &mut [u8]) -> Option<Waiting> {
+        // With nothing, decapsulate gives one message after the other, and does not tell of which packet.
+        written(self.0.decapsulate(None, &[], message)).map(|length| Waiting {
+            length,
+            tos: Tos::default(),
+        })
     }
 
     fn tick(&mut self, _now: Instant, message: &mut [u8]) -> Ticked {

@@ -133,8 +133,8 @@ impl Node {
         if let Ok(Handled::Reply(length) | Handled::Cookie(length)) = result {
             self.post(length);
         }
-        while let Some(length) = self.tunnel.waiting(now, &mut self.buffer) {
-            self.post(length);
+        while let Some(waiting) = self.tunnel.waiting(now, &mut self.buffer) {
+            self.post(waiting.length);
         }
         result
     }

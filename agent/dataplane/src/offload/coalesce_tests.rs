@@ -7,6 +7,7 @@ use super::headers::{ACK, CWR, FIN, Kind, PSH, Transport, Version, classify, con
 use super::packets::{KINDS, Random, Sample, random_burst};
 use super::segment::Segments;
 use super::vnet::{VNET_HEADER, VnetHeader};
+use crate::tos::{self, Ecn};
 
 /// The writes of a burst, each in one piece, and what the flush said.
 fn written(
@@ -670,4 +671,20 @@ fn nanoseconds(packets: &[Vec<u8>]) -> f64 {
         best = best.min(begun.elapsed().as_nanos() as f64 / packets.len() as f64);
     }
     best
+}
+
+#[test]
+fn a_congestion_mark_in_the_middle_of_a_flow_is_written_for_itself() {
+    for (version, transport) in KINDS {
+        let sample = Sample::new(version, transport, &[]).with(|s| s.class = 2);
+        let mut packets = built(&train(&sample, &[500; 10]));
+        assert_eq!(shape(&packets), [10]);
+        assert!(tos::receive(&mut packets[4], Ecn::Ce));
+        assert_eq!(shape(&packets), [4, 1, 5], "{version:?} {transport:?}");
+        let written: Vec<_> = writes(&packets)
+            .iter()
+            .flat_map(|write| cut(write))
+            .collect();
+        assert_eq!(written, packets, "{version:?} {transport:?}");
+    }
 }

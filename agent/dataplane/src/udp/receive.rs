@@ -8,7 +8,9 @@ use socket2::Socket;
 use tracing::debug;
 
 use super::Headers;
+use super::control::Control;
 use crate::receive::Received;
+use crate::tos::Tos;
 
 /// Receives in one burst, when they are single datagrams.
 const MOST: usize = 64;
@@ -44,12 +46,14 @@ fn set_gro(socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Room for one control message with an int, aligned as the kernel wants it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Control {
-    header: libc::cmsghdr,
-    segment: libc::c_int,
+/// Has the kernel tell each datagram's class and congestion mark.
+pub(super) fn accept_tos(socket: &Socket, is_v6: bool) -> io::Result<()> {
+    // An IPv6 socket is told them of IPv4 datagrams in IPv4's way.
+    socket.set_recv_tos_v4(true)?;
+    if is_v6 {
+        socket.set_recv_tclass_v6(true)?;
+    }
+    Ok(())
 }
 
 /// A worker's memory for bursts. Not to be sent to another thread.
@@ -60,6 +64,9 @@ pub(crate) struct Inbox {
     controls: Vec<Control>,
     /// Receives in the next burst.
     next: usize,
+    /// Bytes for control messages, if a test leaves fewer.
+    #[cfg(test)]
+    pub(super) room: usize,
 }
 
 impl std::fmt::Debug for Inbox {
@@ -69,15 +76,15 @@ impl std::fmt::Debug for Inbox {
 }
 
 impl Inbox {
-    #[expect(unsafe_code, reason = "kernel structures begin as zeros")]
     pub(crate) fn new() -> Self {
         Self {
             slab: vec![0; MOST * STRIDE],
             received: Vec::with_capacity(MOST),
             headers: Headers::new(MOST),
-            // SAFETY: it is plain data for which all zeros is a valid value.
-            controls: vec![unsafe { std::mem::zeroed() }; MOST],
+            controls: vec![Control::EMPTY; MOST],
             next: MOST,
+            #[cfg(test)]
+            room: size_of::<Control>(),
         }
     }
 
@@ -119,8 +126,12 @@ impl Inbox {
             header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
             header.msg_iov = &raw mut pieces[index];
             header.msg_iovlen = 1;
-            header.msg_control = (&raw mut self.controls[index]).cast();
+            header.msg_control = self.controls[index].as_mut_ptr();
             header.msg_controllen = size_of::<Control>() as _;
+            #[cfg(test)]
+            {
+                header.msg_controllen = self.room as _;
+            }
             header.msg_flags = 0;
         }
         // SAFETY: each of the `asked` headers points to a name, a piece of the slab and a control buffer of its own,
@@ -141,30 +152,34 @@ impl Inbox {
     fn one(&self, index: usize) -> Option<Received> {
         let length = self.headers.headers[index].msg_len as usize;
         let header = &self.headers.headers[index].msg_hdr;
-        let is_cut = header.msg_flags & libc::MSG_TRUNC != 0;
+        // Without all control messages it is not known where a run is cut.
+        let is_cut = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
         let from = address(&self.headers.names[index])?;
-        let control = &self.controls[index];
-        let has_segment = is_filled(header)
-            && control.header.cmsg_level == libc::SOL_UDP
-            && control.header.cmsg_type == libc::UDP_GRO;
-        let segment = if has_segment {
-            usize::try_from(control.segment).ok().filter(|s| *s > 0)?
-        } else {
-            length
-        };
-        (!is_cut).then_some(Received {
+        let mut received = Received {
             from,
             start: index * STRIDE,
             length,
-            segment,
-        })
+            segment: length,
+            tos: Tos::default(),
+        };
+        let messages = self.controls[index].messages(header.msg_controllen as _);
+        for (level, kind, value) in messages {
+            match (level, kind, value) {
+                (libc::SOL_UDP, libc::UDP_GRO, value) => {
+                    let segment = libc::c_int::from_ne_bytes(*value.first_chunk()?);
+                    received.segment = usize::try_from(segment).ok().filter(|s| *s > 0)?;
+                }
+                // One byte for IPv4.
+                (libc::IPPROTO_IP, libc::IP_TOS, [tos, ..]) => received.tos = Tos(*tos),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, value) => {
+                    let class = libc::c_int::from_ne_bytes(*value.first_chunk()?);
+                    received.tos = Tos(class as u8);
+                }
+                _ => {}
+            }
+        }
+        (!is_cut).then_some(received)
     }
-}
-
-/// Whether the kernel wrote a control message.
-fn is_filled(header: &libc::msghdr) -> bool {
-    let written = header.msg_controllen;
-    written >= size_of::<Control>() as _
 }
 
 /// The sender; IPv4 is IPv4, whatever the socket.

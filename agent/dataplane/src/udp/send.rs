@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
+use super::control::Control;
 use super::{Headers, Udp};
 use crate::output::{Run, Sent};
+use crate::tos::Tos;
 
 /// Messages of one system call.
 const MOST: usize = 64;
@@ -18,16 +20,6 @@ const MOST: usize = 64;
 const PAUSE: Duration = Duration::from_secs(60);
 /// Destinations whose egress refuses runs; a host has few egresses, and forgetting one costs a call.
 const MOST_REFUSALS: usize = 64;
-
-/// The control message that has the kernel cut a run.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Control {
-    header: libc::cmsghdr,
-    segment: u16,
-    /// Control messages are rounded up to a word (cmsg(3)).
-    padding: [u8; 6],
-}
 
 /// A destination whose way out does not take runs.
 #[derive(Debug, Clone, Copy)]
@@ -62,15 +54,14 @@ struct Message {
     length: usize,
     /// Where the kernel cuts it, if it is more than one datagram.
     segment: Option<usize>,
+    tos: Tos,
 }
 
 impl Outbox {
-    #[expect(unsafe_code, reason = "kernel structures begin as zeros")]
     pub(crate) fn new() -> Self {
         Self {
             headers: Headers::new(MOST),
-            // SAFETY: it is plain data for which all zeros is a valid value.
-            controls: vec![unsafe { std::mem::zeroed() }; MOST],
+            controls: vec![Control::EMPTY; MOST],
             refusals: Vec::with_capacity(MOST_REFUSALS),
             #[cfg(test)]
             kernel_says: None,
@@ -96,6 +87,7 @@ impl Outbox {
                     start: run.start,
                     length: run.length,
                     segment: (run.count() > 1).then_some(run.segment),
+                    tos: run.tos,
                 };
                 self.set(count, udp, slab, message);
                 count += 1;
@@ -129,6 +121,7 @@ impl Outbox {
                 start,
                 length,
                 segment: None,
+                tos: run.tos,
             };
             self.set(count, udp, slab, message);
             count += 1;
@@ -176,17 +169,14 @@ impl Outbox {
         header.msg_namelen = length;
         header.msg_iov = &raw mut pieces[index];
         header.msg_iovlen = 1;
-        header.msg_control = std::ptr::null_mut();
-        header.msg_controllen = 0;
-        if let Some(segment) = message.segment {
-            let control = &mut self.controls[index];
-            control.header.cmsg_level = libc::SOL_UDP;
-            control.header.cmsg_type = libc::UDP_SEGMENT;
-            control.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u16>()) as _;
-            control.segment = segment as u16;
-            header.msg_control = (&raw mut *control).cast();
-            header.msg_controllen = size_of::<Control>() as _;
-        }
+        let control = &mut self.controls[index];
+        let used = describe(message, control);
+        header.msg_control = if used > 0 {
+            control.as_mut_ptr()
+        } else {
+            std::ptr::null_mut()
+        };
+        header.msg_controllen = used as _;
     }
 
     #[expect(
@@ -197,7 +187,7 @@ impl Outbox {
         let headers = &mut self.headers.headers[from..to];
         #[cfg(test)]
         if let Some(code) = self.kernel_says
-            && headers[0].msg_hdr.msg_controllen > 0
+            && is_segmented(&self.controls[from], headers[0].msg_hdr.msg_controllen as _)
         {
             return Err(io::Error::from_raw_os_error(code));
         }
@@ -254,6 +244,34 @@ impl Outbox {
 /// EMSGSIZE, or EINVAL before Linux 6.14, if a datagram exceeds the path's MTU.
 fn is_refusal(code: i32) -> bool {
     matches!(code, libc::EIO | libc::EINVAL | libc::EMSGSIZE)
+}
+
+/// Writes what the kernel must know of a message besides its destination; the bytes of that. Nothing for most single ones.
+fn describe(message: Message, control: &mut Control) -> usize {
+    let mut used = 0;
+    if let Some(segment) = message.segment {
+        let segment = (segment as u16).to_ne_bytes();
+        used = control.push(used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment);
+    }
+    if message.tos != Tos::default() {
+        // What goes to an IPv4 address is IPv4, whatever the socket.
+        let (level, kind) = if message.to.ip().to_canonical().is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_TOS)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+        };
+        let tos = i32::from(message.tos.0).to_ne_bytes();
+        used = control.push(used, level, kind, &tos);
+    }
+    used
+}
+
+/// Whether the kernel is to cut a message.
+#[cfg(test)]
+fn is_segmented(control: &Control, used: usize) -> bool {
+    control
+        .messages(used)
+        .any(|(level, kind, _)| (level, kind) == (libc::SOL_UDP, libc::UDP_SEGMENT))
 }
 
 /// Writes the destination as the socket wants it; its length.

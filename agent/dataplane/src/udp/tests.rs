@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::{Inbox, Outbox, Udp};
+use super::{Inbox, Outbox, Udp, bind};
 use crate::net::{Net, OUTER_B, UPLINK, wait};
 use crate::output::Run;
+use crate::tos::Tos;
 
 /// A sender on side a, a receiver on side b.
 struct Ends {
@@ -39,6 +40,7 @@ impl Ends {
             start: 7,
             length: 9 * segment + segment / 2,
             segment,
+            tos: Tos::default(),
         };
         let slab: Vec<u8> = (0..7 + run.length).map(|at| (at / 7) as u8).collect();
         let sent = self.outbox.send(&self.from, &slab, &[run]);
@@ -60,6 +62,27 @@ impl Ends {
     fn run(&self, command: &str) {
         let output = self.net.run("a", command);
         assert!(output.status.success(), "{command}: {output:?}");
+    }
+
+    /// Sends what makes one receive, so many datagrams of 100 bytes; class and mark with which they came.
+    fn send_marked(&mut self, datagrams: usize, tos: u8) -> Tos {
+        let run = Run {
+            to: self.to,
+            start: 0,
+            length: datagrams * 100,
+            segment: 100,
+            tos: Tos(tos),
+        };
+        let slab = vec![tos; run.length];
+        let sent = self.outbox.send(&self.from, &slab, &[run]);
+        assert_eq!((sent.runs, sent.lost), (1, 0));
+        let mut come = Vec::new();
+        wait("the datagrams arrive", || self.receive(&mut come) > 0);
+        assert_eq!(come.concat(), slab, "{datagrams} datagrams with {tos:#x}");
+        let (_, received) = self.inbox.received();
+        assert_eq!(received.len(), 1);
+        assert_eq!(received[0].segment, 100);
+        received[0].tos
     }
 
     fn receive(&mut self, come: &mut Vec<Vec<u8>>) -> usize {
@@ -84,7 +107,14 @@ fn a_run_is_one_send_and_one_receive() {
     assert_eq!(ends.outbox.refused(), 0);
     let sender = ends.from.socket().local_addr().unwrap().port();
     let mut come = Vec::new();
-    ends.from.send(ends.to, b"alone").unwrap();
+    let alone = Run {
+        to: ends.to,
+        start: 0,
+        length: 5,
+        segment: 5,
+        tos: Tos::default(),
+    };
+    ends.outbox.send(&ends.from, b"alone", &[alone]);
     wait("it arrives", || ends.receive(&mut come) == 1);
     let (_, received) = ends.inbox.received();
     let from: IpAddr = "192.0.2.1".parse().unwrap();
@@ -104,6 +134,7 @@ fn an_egress_that_refuses_runs_gets_single_datagrams_and_a_minute_later_runs_aga
         start: 0,
         length: 20,
         segment: 10,
+        tos: Tos::default(),
     };
     assert!(!ends.outbox.refuses(&other), "others are not affected");
 
@@ -150,6 +181,7 @@ fn a_full_socket_says_so_and_loses_nothing() {
             start: number * 10_000,
             length: 10_000,
             segment: 1000,
+            tos: Tos::default(),
         })
         .collect();
     let first = ends.outbox.send(&ends.from, &slab, &runs);
@@ -167,4 +199,69 @@ fn a_full_socket_says_so_and_loses_nothing() {
         ends.receive(&mut come);
         come.len() == 100
     });
+}
+
+/// Both versions of IP, from sockets of both kinds, alone and with the message that tells where a run is cut.
+#[test]
+fn class_and_mark_arrive_as_they_were_sent() {
+    let mut ends = Ends::up();
+    for (side, address) in [("a", "2001:db8::1"), ("b", "2001:db8::2")] {
+        ends.net.ip(
+            side,
+            &format!("address add {address}/64 dev {UPLINK} nodad"),
+        );
+    }
+    let v4_only = || {
+        let socket = bind("0.0.0.0:0".parse().unwrap(), 0).unwrap();
+        Udp {
+            socket,
+            is_v6: false,
+        }
+    };
+    let to_v6 = SocketAddr::new("2001:db8::2".parse().unwrap(), ends.to.port());
+    let check = |ends: &mut Ends| {
+        for tos in [0, 1, 2, 3, 0x88, 0xb8, 0xbb, 0xff, 0] {
+            for datagrams in [1, 10] {
+                let to = ends.to;
+                assert_eq!(
+                    ends.send_marked(datagrams, tos),
+                    Tos(tos),
+                    "{to}, {datagrams}"
+                );
+            }
+        }
+    };
+    check(&mut ends);
+    ends.to = to_v6;
+    check(&mut ends);
+
+    ends.from = ends.net.enter("a", v4_only);
+    ends.receiver = ends.net.enter("b", v4_only);
+    ends.to = ends.receiver.socket().local_addr().unwrap();
+    ends.to.set_ip(OUTER_B.parse().unwrap());
+    check(&mut ends);
+}
+
+/// Without where it is cut a run is one datagram that nobody sent.
+#[test]
+fn a_receive_without_all_its_control_messages_is_dropped() {
+    let mut ends = Ends::up();
+    ends.inbox.room = 24;
+    let mut come = Vec::new();
+    let send = |ends: &mut Ends, datagrams: usize| {
+        let run = Run {
+            to: ends.to,
+            start: 0,
+            length: 100 * datagrams,
+            segment: 100,
+            tos: Tos(2),
+        };
+        ends.outbox.send(&ends.from, &[7; 300], &[run]);
+    };
+    send(&mut ends, 3);
+    send(&mut ends, 1);
+    wait("what has one message only arrives", || {
+        ends.receive(&mut come) > 0
+    });
+    assert_eq!(come, [vec![7; 100]]);
 }

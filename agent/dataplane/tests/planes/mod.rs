@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, Snapshot};
-use pnsbox_dataplane::{Dataplane, ProtocolCore, Settings, public_key, tun};
+use pnsbox_dataplane::{Dataplane, DscpPolicy, ProtocolCore, Settings, public_key, tun};
 
 use crate::net::{Net, OUTER_B, wait};
 
@@ -13,8 +13,12 @@ pub(crate) const INNER_A: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 pub(crate) const INNER_B: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
 /// Of the inner interfaces, in bytes.
 pub(crate) const MTU: u16 = 1420;
-const INTERFACE: &str = "t0";
-const PORT: u16 = 51820;
+/// Name of the inner interfaces.
+pub(crate) const TUNNEL: &str = "t0";
+/// Private keys of both.
+pub(crate) const KEYS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
+/// UDP port of both.
+pub(crate) const PORT: u16 = 51820;
 
 /// Both ends of a tunnel.
 #[derive(Debug)]
@@ -27,23 +31,23 @@ pub(crate) struct Planes {
 
 impl Planes {
     /// Starts both and waits for the tunnel.
-    pub(crate) fn up(net: &Net) -> Self {
-        let keys = [[1; 32], [2; 32]];
+    pub(crate) fn up(net: &Net, dscp: DscpPolicy) -> Self {
         let start = |side: &'static str, own: usize, address: Ipv4Addr| {
             let plane = net.enter(side, || {
-                let tun = tun::open(INTERFACE).unwrap();
+                let tun = tun::open(TUNNEL).unwrap();
                 Dataplane::start(Settings {
                     tun,
-                    private_key: keys[own].into(),
+                    private_key: KEYS[own].into(),
                     listen: PORT,
                     fwmark: 0,
                     mtu: MTU,
                     core: ProtocolCore::default(),
+                    dscp,
                 })
                 .unwrap()
             });
-            net.ip(side, &format!("address add {address}/24 dev {INTERFACE}"));
-            net.ip(side, &format!("link set {INTERFACE} mtu {MTU} up"));
+            net.ip(side, &format!("address add {address}/24 dev {TUNNEL}"));
+            net.ip(side, &format!("link set {TUNNEL} mtu {MTU} up"));
             plane
         };
         let planes = Self {
@@ -52,7 +56,7 @@ impl Planes {
         };
         let peer = |other: usize, address: Ipv4Addr, path| Snapshot {
             peers: vec![PeerConfig {
-                public_key: public_key(&keys[other]),
+                public_key: public_key(&KEYS[other]),
                 allowed_prefixes: vec![format!("{address}/32").parse().unwrap()],
                 path,
                 persistent_keepalive: None,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arbitrary::Unstructured;
 use pnsbox_dataplane::fuzz::MemoryPlane;
 use pnsbox_dataplane::{
-    PathConfig, PeerConfig, ProtocolCore, PublicKey, RelayChannel, Snapshot, public_key,
+    DscpPolicy, PathConfig, PeerConfig, ProtocolCore, PublicKey, RelayChannel, Snapshot, public_key,
 };
 
 use crate::fuzz::below;
@@ -34,7 +34,7 @@ pub(super) fn plane(node: usize, now: Instant) -> MemoryPlane {
         US | MEMBER => ProtocolCore::Native,
         _ => ProtocolCore::Boringtun,
     };
-    let plane = MemoryPlane::new(SECRETS[node], core, MTU, node as u64, now);
+    let plane = MemoryPlane::new(SECRETS[node], core, DSCP[node], MTU, node as u64, now);
     if node == US {
         return plane;
     }
@@ -110,6 +110,15 @@ pub(super) fn as_frame(datagram: &[u8]) -> Option<(u32, &[u8])> {
     let channel = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
     (header[..4] == [0x70, 0, 0, 0]).then_some((channel, inner))
 }
+
+/// What each node shows of classes.
+pub(super) const DSCP: [DscpPolicy; NODES] = [
+    DscpPolicy::Map,
+    DscpPolicy::Copy,
+    DscpPolicy::None,
+    DscpPolicy::Copy,
+    DscpPolicy::Copy,
+];
 
 /// Secret keys by node.
 pub(super) const SECRETS: [[u8; 32]; NODES] = [[11; 32], [12; 32], [13; 32], [14; 32], [15; 32]];
