@@ -1,6 +1,7 @@
 //! A data plane among peers, strangers and a relay: nothing is delivered or answered without authentication,
-//! nothing is delivered twice or changed, and a relay forwards only what its members send.
+//! nothing is delivered twice or changed but for congestion marks, and a relay forwards only what its members send.
 
+mod marks;
 mod nodes;
 
 use std::net::SocketAddr;
@@ -78,7 +79,7 @@ impl World {
     }
 
     fn step(&mut self, bytes: &mut Unstructured<'_>) {
-        match below(bytes, 11) {
+        match below(bytes, 13) {
             0 => {
                 let source = source(bytes);
                 let datagram = chunk(bytes);
@@ -97,7 +98,9 @@ impl World {
             7 => self.later(bytes),
             8 => self.replay(bytes),
             9 => self.reboot(PEER),
-            _ => self.through_our_relay(bytes),
+            10 => self.through_our_relay(bytes),
+            11 => self.peer_sends_with_marks(bytes),
+            _ => self.member_sends_with_marks(bytes),
         }
     }
 
@@ -253,6 +256,54 @@ impl World {
                 "a repeated datagram does something"
             );
         }
+    }
+
+    /// The peer's host sends with some class and mark, and the way adds others.
+    fn peer_sends_with_marks(&mut self, bytes: &mut Unstructured<'_>) {
+        let (tos, outer) = (byte(bytes), byte(bytes));
+        let mut inner = packet(PEER, US, chunk(bytes));
+        inner[1] = tos;
+        let sent = self.planes[PEER].handle_packet(&inner, self.now);
+        for ((to, datagram), shown) in sent.datagrams.into_iter().zip(sent.tos) {
+            if to != address(US) || datagram[0] != 4 {
+                self.deliver(PEER, to, datagram);
+                continue;
+            }
+            assert_eq!(shown, tos, "the peer's policy is to copy");
+            self.arrived.push(datagram.clone());
+            let caught =
+                self.planes[US].handle_datagrams(&[(&datagram, outer)], address(PEER), self.now);
+            let expected = marks::delivered(&inner, outer);
+            match (&caught.packets[..], expected) {
+                ([], expected) => assert!(
+                    expected.is_none() || !self.settled(),
+                    "a right packet is not delivered"
+                ),
+                ([packet], Some(expected)) => assert!(
+                    marks::is_as_expected(packet, &expected, &inner),
+                    "another packet: {packet:?} for {expected:?}"
+                ),
+                (packets, expected) => panic!("{packets:?} for {expected:?}"),
+            }
+            for (to, datagram) in caught.datagrams {
+                self.deliver(US, to, datagram);
+            }
+        }
+    }
+
+    /// A member's frame with some class and mark: those go on, by our policy.
+    fn member_sends_with_marks(&mut self, bytes: &mut Unstructured<'_>) {
+        let tos = byte(bytes);
+        let inner = [&[0; SMALLEST_MESSAGE], chunk(bytes)].concat();
+        let frame = relay_frame(OURS, &inner);
+        let caught = self.planes[US].handle_datagrams(&[(&frame, tos)], address(PEER), self.now);
+        assert!(caught.packets.is_empty() && caught.datagrams.len() <= 1);
+        assert!(
+            caught.tos.iter().all(|shown| *shown == marks::mapped(tos)),
+            "{tos:#x} became {:?}",
+            caught.tos
+        );
+        assert!(!self.settled() || caught.datagrams == [(address(MEMBER), frame)]);
     }
 
     /// Any bytes from our own host.
@@ -443,6 +494,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         vec![8, 0, 0, 8, 1, 1, 8, 3, 2],
         vec![9],
         [&[10, 1], &long[..]].concat(),
+        [&[11, 0xba, 0x03], &long[..], &[11, 2, 1], &long[..]].concat(),
+        [&[11, 0, 0xb8], &long[..], &[11, 0, 3], &long[..]].concat(),
+        [&[12, 0xb9], &long[..], &[12, 0x21], &long[..]].concat(),
     ];
     let mut seeds: Vec<Vec<u8>> = Vec::new();
     for sessions in [0, 0b0010, 0b0110, 0b1110] {
