@@ -1,6 +1,6 @@
 //! The data plane against Debian's wireguard-go, over a veth between two network namespaces of the test's own.
 //!
-//! Needs root, iproute2, wireguard-go and wireguard-tools; `scripts/test.sh` installs them.
+//! Needs root, iproute2, nftables, wireguard-go and wireguard-tools; `scripts/test.sh` installs them.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,10 +13,12 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, PublicKey, Snapshot};
 use pnsbox_dataplane::{
-    Dataplane, DscpPolicy, ProtocolCore, Settings, generate_private_key, public_key, tun,
+    Dataplane, DropReason, DscpPolicy, ProtocolCore, Settings, generate_private_key, public_key,
+    tun,
 };
 
 use crate::net::{Net, OUTER_A, OUTER_B, run, wait};
@@ -28,20 +30,25 @@ const PORT: u16 = 51820;
 /// Ours on side a, theirs on side b.
 struct Pair {
     net: Net,
+    /// Name of both interfaces.
+    interface: String,
     theirs: Option<Child>,
 }
 
 impl Pair {
     fn up() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
         Self {
             net: Net::up(),
+            interface: format!("it{}x{count}", std::process::id()),
             theirs: None,
         }
     }
 
     /// Starts Debian's wireguard-go on side b and points it at us.
     fn start_wireguard_go(&mut self, private: &[u8; 32], ours: &PublicKey) {
-        let interface = self.interface();
+        let interface = &self.interface;
         let namespace = self.net.namespace("b");
         run(
             "wireguard-go",
@@ -49,14 +56,7 @@ impl Pair {
             "Debian's package wireguard-go",
         );
         let child = Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                &namespace,
-                "wireguard-go",
-                "-f",
-                &interface,
-            ])
+            .args(["netns", "exec", &namespace, "wireguard-go", "-f", interface])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -87,9 +87,9 @@ impl Pair {
 
     /// Our data plane on side a.
     fn start_ours(&self, private: [u8; 32]) -> Dataplane {
-        let interface = self.interface();
+        let interface = &self.interface;
         let dataplane = self.net.enter("a", || {
-            let tun = tun::open(&interface).unwrap();
+            let tun = tun::open(interface).unwrap();
             Dataplane::start(Settings {
                 tun,
                 private_key: private.into(),
@@ -108,8 +108,47 @@ impl Pair {
         dataplane
     }
 
-    fn interface(&self) -> String {
-        format!("it{}", std::process::id() % 1_000_000)
+    /// Both, and what we know of them: they call.
+    fn start(&mut self) -> (Dataplane, PeerConfig) {
+        let (our_key, their_key) = (
+            generate_private_key().unwrap(),
+            generate_private_key().unwrap(),
+        );
+        let dataplane = self.start_ours(our_key);
+        self.start_wireguard_go(&their_key, &public_key(&our_key));
+        let peer = PeerConfig {
+            public_key: public_key(&their_key),
+            allowed_prefixes: vec![format!("{THEIRS}/32").parse().unwrap()],
+            path: PathConfig::Passive,
+            persistent_keepalive: None,
+        };
+        let snapshot = Snapshot {
+            peers: vec![peer.clone()],
+            relays: Vec::new(),
+        };
+        dataplane.apply(snapshot).unwrap();
+        (dataplane, peer)
+    }
+
+    /// A rule of a side's packet filter, in a chain of its own at this hook.
+    fn filter(&self, side: &str, hook: &str, rule: &str) {
+        for words in [
+            "add table inet t".to_owned(),
+            format!("add chain inet t {hook} {{ type filter hook {hook} priority -300 ; }}"),
+            format!("add rule inet t {hook} {rule}"),
+        ] {
+            let output = self.net.run(side, &format!("nft {words}"));
+            assert!(output.status.success(), "nft {words}: {output:?}");
+        }
+    }
+
+    /// What the one rule of a side that counts has counted.
+    fn counted(&self, side: &str) -> u64 {
+        let output = self.net.run(side, "nft list table inet t");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut words = text.split_whitespace();
+        words.find(|word| *word == "packets").unwrap();
+        words.next().unwrap().parse().unwrap()
     }
 
     fn ping(&self, side: &str, extra: &[&str], to: &str) -> bool {
@@ -132,27 +171,10 @@ impl Drop for Pair {
 #[test]
 fn packets_pass_both_ways_whoever_begins() {
     let mut pair = Pair::up();
-    let (our_key, their_key) = (
-        generate_private_key().unwrap(),
-        generate_private_key().unwrap(),
-    );
-    let dataplane = pair.start_ours(our_key);
-    pair.start_wireguard_go(&their_key, &public_key(&our_key));
+    let (dataplane, peer) = pair.start();
     let endpoint = SocketAddr::new(OUTER_B.parse().unwrap(), PORT);
-    let peer = PeerConfig {
-        public_key: public_key(&their_key),
-        allowed_prefixes: vec![format!("{THEIRS}/32").parse().unwrap()],
-        path: PathConfig::Passive,
-        persistent_keepalive: None,
-    };
 
     // They begin: our side learns their endpoint from the handshake.
-    dataplane
-        .apply(Snapshot {
-            peers: vec![peer.clone()],
-            relays: Vec::new(),
-        })
-        .unwrap();
     assert!(
         pair.ping("b", &["-c", "3", "-i", "0.2"], OURS),
         "wireguard-go begins"
@@ -188,6 +210,31 @@ fn packets_pass_both_ways_whoever_begins() {
             "{size} bytes"
         );
     }
+    dataplane.stop();
+}
+
+/// wireguard-go shows no marks and takes none over: we do both, towards it too.
+#[test]
+fn what_wireguard_go_sends_takes_over_marks_and_what_it_gets_carries_them() {
+    let mut pair = Pair::up();
+    let (dataplane, _) = pair.start();
+    let congested = format!("udp dport {PORT} ip ecn set ce");
+    pair.filter("a", "prerouting", &congested);
+    let interface = &pair.interface;
+    let inside = format!("iifname {interface} icmp type echo-request ip ecn ce counter");
+    pair.filter("a", "input", &inside);
+    let outside = format!("ip saddr {OUTER_A} udp sport {PORT} ip ecn ce counter");
+    pair.filter("b", "prerouting", &outside);
+
+    // ECT(0); the answer has the type of service of the question.
+    let marked = ["-c", "3", "-i", "0.2", "-Q", "2"];
+    assert!(pair.ping("b", &marked, OURS), "handshakes may be marked");
+    assert_eq!((pair.counted("a"), pair.counted("b")), (3, 3));
+
+    let ping = format!("ping -nq -c 2 -i 0.2 -W 0.3 {OURS}");
+    assert!(!pair.net.run("b", &ping).status.success());
+    let drops = dataplane.counters().drops;
+    assert!(drops.contains(&(DropReason::EcnCeNotEct, 2)), "{drops:?}");
     dataplane.stop();
 }
 
