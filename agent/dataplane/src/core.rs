@@ -5,7 +5,6 @@
 
 mod boringtun;
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 pub(crate) use self::boringtun::Boringtun;
@@ -29,7 +28,7 @@ pub(crate) enum Refused {
     /// Not WireGuard, forged, replayed, too old, or for a session that is gone.
     #[error("invalid")]
     Invalid,
-    /// The tunnel answers no more handshakes for now.
+    /// The tunnel answers no more handshakes of this peer for now.
     #[error("under load")]
     UnderLoad,
 }
@@ -41,8 +40,6 @@ pub(crate) enum Handled {
     Accepted,
     /// Accepted; the reply has so many bytes. It goes to the peer.
     Reply(usize),
-    /// Not accepted yet: a cookie reply of so many bytes, for whoever sent the message (whitepaper section 5.4.7).
-    Cookie(usize),
 }
 
 /// A data message that waited for the session.
@@ -90,10 +87,9 @@ pub(crate) trait Core: Send {
         message: &mut [u8],
     );
 
-    /// An initiation, a response or a cookie reply. `source` is the sender's address, `None` through a relay.
+    /// An initiation or a response that [`crate::admission`] let pass, which checks their MACs; or a cookie reply.
     fn handle(
         &mut self,
-        source: Option<IpAddr>,
         datagram: &[u8],
         now: Instant,
         message: &mut [u8],

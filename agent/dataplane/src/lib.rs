@@ -9,6 +9,7 @@
 //! | What happens to a datagram? | `receive` |
 //! | What do they have in common? | `plane` |
 //! | What is a peer? | `peer` |
+//! | Who may cost us a handshake? | `admission` |
 //! | Who speaks WireGuard? | `core`, and our own: `noise` |
 //! | How are many packets sealed at once? | `aead` |
 //! | Which peer is meant? | `table` |
@@ -19,12 +20,12 @@
 //! | How are bytes moved? | [`tun`], `udp` |
 //! | What is counted? | [`counters`], `queues` |
 
+mod admission;
 mod aead;
 mod core;
 pub mod counters;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod limiter;
 mod lock;
 mod message;
 #[cfg(test)]

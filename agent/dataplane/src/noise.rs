@@ -5,7 +5,7 @@
 //! |---|---|
 //! | How do messages lie in a datagram? | `message` |
 //! | What does a handshake compute? | `handshake`, on `crypto` |
-//! | Who may cost us a handshake? | `cookie` |
+//! | Who gets what is sent to it? | `cookie`: the sender's half is a tunnel's, the receiver's one for all |
 //! | Which keys are used? | `sessions`, `session` |
 //! | Was a message seen before? | `replay` |
 //! | What is due when? | `timers` |
@@ -34,15 +34,15 @@ mod testing;
 #[cfg(test)]
 mod timer_tests;
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use x25519_dalek::{PublicKey, StaticSecret};
 
+pub(crate) use cookie::{Cookies, Macs};
+
 use crate::core::{Core, Handled, Refused, Sealed, Ticked, Waiting};
 use crate::message::{DATA_HEADER, Frame, TAG};
 use crate::tos::Tos;
-use cookie::Verdict;
 use environment::Environment;
 use handshake::{Identity, Pending};
 use kept::Kept;
@@ -66,7 +66,8 @@ pub(crate) struct Tunnel {
     greatest: Timestamp,
     accepted_at: Option<Instant>,
     sender: cookie::Sender,
-    receiver: cookie::Receiver,
+    /// When a cookie was last answered with another initiation at once.
+    cookie_used_at: Option<Instant>,
     timers: Timers,
     /// Drawn with each initiation.
     jitter: Duration,
@@ -100,7 +101,7 @@ impl Tunnel {
             greatest: Timestamp::ZERO,
             accepted_at: None,
             sender: cookie::Sender::new(peer),
-            receiver: cookie::Receiver::new(public),
+            cookie_used_at: None,
             timers: Timers::default(),
             jitter: Duration::ZERO,
             kept: Kept::default(),
@@ -154,26 +155,14 @@ impl Core for Tunnel {
 
     fn handle(
         &mut self,
-        source: Option<IpAddr>,
         datagram: &[u8],
         now: Instant,
         message: &mut [u8],
     ) -> Result<Handled, Refused> {
-        let handshake = Handshake::parse(datagram).ok_or(Refused::Invalid)?;
-        if let Handshake::Cookie(reply) = handshake {
-            let taken = self.sender.read_reply(reply, now);
-            return taken.then_some(Handled::Accepted).ok_or(Refused::Invalid);
-        }
-        let verdict = self
-            .receiver
-            .judge(datagram, source, now, self.environment, message)?;
-        match (verdict, handshake) {
-            (Verdict::Cookie, _) => Ok(Handled::Cookie(COOKIE_BYTES)),
-            (Verdict::Handle, Handshake::Initiation(initiation)) => {
-                self.handle_initiation(initiation, now, message)
-            }
-            (Verdict::Handle, Handshake::Response(response)) => self.handle_response(response, now),
-            (Verdict::Handle, Handshake::Cookie(_)) => Err(Refused::Invalid),
+        match Handshake::parse(datagram).ok_or(Refused::Invalid)? {
+            Handshake::Initiation(initiation) => self.handle_initiation(initiation, now, message),
+            Handshake::Response(response) => self.handle_response(response, now),
+            Handshake::Cookie(reply) => self.handle_cookie(reply, now, message),
         }
     }
 
@@ -353,6 +342,26 @@ impl Tunnel {
         self.timers.completed();
         self.timers.received();
         Ok(Handled::Accepted)
+    }
+
+    /// The peer is flooded and wants a proof of our address. Whoever has to be reached within seconds cannot wait for
+    /// the next attempt, so it gets the proof at once; once for each attempt, as anybody on the way can forge a reply.
+    fn handle_cookie(
+        &mut self,
+        reply: &[u8; COOKIE_BYTES],
+        now: Instant,
+        message: &mut [u8],
+    ) -> Result<Handled, Refused> {
+        if !self.sender.read_reply(reply, now) {
+            return Err(Refused::Invalid);
+        }
+        let is_recent = |at| now.duration_since(at) < REKEY_TIMEOUT;
+        if self.pending.is_none() || self.cookie_used_at.is_some_and(is_recent) {
+            return Ok(Handled::Accepted);
+        }
+        self.cookie_used_at = Some(now);
+        let sent = self.send_initiation(now, message);
+        Ok(sent.map_or(Handled::Accepted, Handled::Reply))
     }
 
     /// An index that no session of this tunnel has. At most four are taken, so one of the 256 is free.

@@ -227,17 +227,10 @@ impl Peer {
             return Err(DropReason::ShortDatagram);
         };
         let mut session = self.session.lock();
-        let from = source.map(|source| source.ip());
-        let handled = session.core.handle(from, datagram, now, message);
+        let handled = session.core.handle(datagram, now, message);
         match handled {
             Err(Refused::UnderLoad) => return Err(DropReason::RateLimited),
             Err(Refused::Invalid) => return Err(DropReason::InvalidDatagram),
-            Ok(Handled::Cookie(length)) => {
-                // Not authenticated: answered to where it came from, and nothing is learnt.
-                let to = source.map_or_else(|| self.path(), Path::Direct);
-                send(&to, Tos::default(), &message[..length]);
-                return Err(DropReason::RateLimited);
-            }
             Ok(Handled::Accepted | Handled::Reply(_)) => {}
         }
         session.heard(kind);

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 
+use crate::admission::{Admission, Origin, Verdict};
 use crate::core::{Boringtun, Core};
 use crate::counters::{Counters, DropReason, Tally, WorkerCounters};
-use crate::limiter::Limiter;
 use crate::lock::Mutex;
 use crate::message::{DATA, SMALLEST};
 use crate::noise::Tunnel;
@@ -47,10 +46,7 @@ pub(crate) struct Plane {
     pub(crate) mtu: usize,
     table: ArcSwap<Table>,
     pub(crate) tally: Tally,
-    limiter: Mutex<Limiter>,
-    /// Judges the first MAC of handshakes, which only a sender who knows our key can make (whitepaper section 5.4.4).
-    /// Never under load: each peer's own limiter is.
-    first_mac: RateLimiter,
+    admission: Mutex<Admission>,
     next_index: AtomicU32,
     jitter: AtomicU64,
     /// Held while a snapshot is built; no packet waits for it.
@@ -82,8 +78,7 @@ impl Plane {
             mtu: usize::from(mtu),
             table: ArcSwap::default(),
             tally: Tally::default(),
-            limiter: Mutex::new(Limiter::new(now)),
-            first_mac: RateLimiter::new(&public, u64::MAX),
+            admission: Mutex::new(Admission::new(public, now)),
             next_index: AtomicU32::new(seed as u32 & INDEX_MASK),
             jitter: AtomicU64::new(seed),
             applying: Mutex::new(()),
@@ -152,6 +147,11 @@ impl Plane {
     /// Timers of every peer; about every 200 ms.
     pub(crate) fn tick(&self, now: Instant, message: &mut [u8], out: &mut dyn Output) {
         let table = self.table.load();
+        let endpoints = table.peers().filter_map(|peer| match peer.path() {
+            Path::Direct(address) => Some(address),
+            Path::Unknown | Path::Relay { .. } => None,
+        });
+        self.admission.lock().know(endpoints);
         for peer in table.peers() {
             if let Path::Relay { via, .. } = peer.path()
                 && let Some(relay) = table.by_key(&via)
@@ -197,7 +197,24 @@ impl Plane {
         message: &mut [u8],
         out: &mut dyn Output,
     ) -> Result<(), DropReason> {
-        let peer = self.receiver(table, datagram, source, now)?;
+        let origin = match (source, expected) {
+            (Some(source), _) => Origin::Straight(source),
+            (None, Some(peer)) => Origin::Relayed(peer.index),
+            (None, None) => return Err(DropReason::RelayRefused),
+        };
+        let mut admit = || match self.admission.lock().judge(datagram, origin, now, message) {
+            Verdict::Admit => Ok(()),
+            Verdict::Refuse(reason) => Err(reason),
+            Verdict::Cookie(length) => {
+                // Not authenticated: answered to where it came from, and nothing is learnt.
+                if let Some(source) = source {
+                    let reply = &message[..length];
+                    self.send(table, &Path::Direct(source), Tos::default(), reply, out);
+                }
+                Err(DropReason::RateLimited)
+            }
+        };
+        let peer = self.receiver(table, datagram, &mut admit)?;
         if expected.is_some_and(|expected| !Arc::ptr_eq(expected, peer)) {
             return Err(DropReason::RelayRefused);
         }
@@ -207,46 +224,39 @@ impl Plane {
         peer.handle(datagram, source, now, message, send)
     }
 
-    /// The peer that a handshake message is for.
+    /// The peer that a handshake message is for. `admit` is asked before it costs anything.
     fn receiver<'t>(
         &self,
         table: &'t Table,
         datagram: &[u8],
-        source: Option<SocketAddr>,
-        now: Instant,
+        admit: &mut dyn FnMut() -> Result<(), DropReason>,
     ) -> Result<&'t Arc<Peer>, DropReason> {
         if datagram.len() < SMALLEST {
             return Err(DropReason::ShortDatagram);
         }
-        let index =
-            match Tunn::parse_incoming_packet(datagram).map_err(|_| DropReason::InvalidDatagram)? {
-                Packet::HandshakeInit(initiation) => {
-                    let mut unused = [0; SMALLEST * 2];
-                    self.first_mac
-                        .verify_packet(None, datagram, &mut unused)
-                        .map_err(|_| DropReason::InvalidDatagram)?;
-                    if !self
-                        .limiter
-                        .lock()
-                        .allows(source.map(|source| source.ip()), now)
-                    {
-                        return Err(DropReason::RateLimited);
-                    }
-                    let half = parse_handshake_anon(&self.private, &self.public, &initiation)
-                        .map_err(|_| DropReason::InvalidDatagram)?;
-                    return table
-                        .by_key(&half.peer_static_public)
-                        .ok_or(DropReason::UnknownPeer);
-                }
-                Packet::HandshakeResponse(response) => response.receiver_idx,
-                Packet::PacketCookieReply(reply) => reply.receiver_idx,
-                // Taken apart before; a data message is never handled alone.
-                Packet::PacketData(_) => return Err(DropReason::InvalidDatagram),
-            };
         // boringtun keeps the peer's index in the upper 24 bits and counts sessions in the lower 8.
-        table
-            .by_index(index >> 8)
-            .ok_or(DropReason::UnknownReceiver)
+        let by_index = |index: u32| {
+            let peer = table.by_index(index >> 8);
+            peer.ok_or(DropReason::UnknownReceiver)
+        };
+        match Tunn::parse_incoming_packet(datagram).map_err(|_| DropReason::InvalidDatagram)? {
+            Packet::HandshakeInit(initiation) => {
+                admit()?;
+                let half = parse_handshake_anon(&self.private, &self.public, &initiation)
+                    .map_err(|_| DropReason::InvalidDatagram)?;
+                table
+                    .by_key(&half.peer_static_public)
+                    .ok_or(DropReason::UnknownPeer)
+            }
+            Packet::HandshakeResponse(response) => {
+                let peer = by_index(response.receiver_idx)?;
+                admit()?;
+                Ok(peer)
+            }
+            Packet::PacketCookieReply(reply) => by_index(reply.receiver_idx),
+            // Taken apart before; a data message is never handled alone.
+            Packet::PacketData(_) => Err(DropReason::InvalidDatagram),
+        }
     }
 
     /// Sends a datagram of a peer along its path; `tos` is that of the packet in it, if it has one.

@@ -1,14 +1,15 @@
 //! boringtun as a protocol core. It keeps its keys, so it seals and opens packet by packet, through a buffer.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
 use super::{Core, Handled, Refused, Sealed, Ticked, Waiting};
-use crate::message::{COOKIE_REPLY, DATA, Frame, SMALLEST};
+use crate::message::{DATA, Frame, SMALLEST};
 use crate::tos::Tos;
 
 /// A `Tunn`. Its time is its own: `now` is not used.
@@ -17,9 +18,10 @@ pub(crate) struct Boringtun(Tunn);
 impl Boringtun {
     /// `index` has 24 bits; boringtun counts sessions in eight more below them.
     pub(crate) fn new(private: &StaticSecret, peer: PublicKey, index: u32) -> Self {
-        // No shared limiter: boringtun then makes one per tunnel and resets it itself,
-        // and one flooded tunnel does not put the others into cookie mode.
-        Self(Tunn::new(private.clone(), peer, None, None, index, None))
+        // A limiter that is never under load: who may cost a handshake was decided before, and cookies have one owner.
+        let limiter = RateLimiter::new(&PublicKey::from(private), u64::MAX);
+        let limiter = Some(Arc::new(limiter));
+        Self(Tunn::new(private.clone(), peer, None, None, index, limiter))
     }
 }
 
@@ -90,22 +92,14 @@ impl Core for Boringtun {
 
     fn handle(
         &mut self,
-        source: Option<IpAddr>,
         datagram: &[u8],
         _now: Instant,
         message: &mut [u8],
     ) -> Result<Handled, Refused> {
-        match self.0.decapsulate(source, datagram, message) {
+        match self.0.decapsulate(None, datagram, message) {
             TunnResult::Done => Ok(Handled::Accepted),
             TunnResult::Err(WireGuardError::UnderLoad) => Err(Refused::UnderLoad),
-            TunnResult::WriteToNetwork(reply) => {
-                let length = reply.len();
-                if reply[0] == COOKIE_REPLY {
-                    Ok(Handled::Cookie(length))
-                } else {
-                    Ok(Handled::Reply(length))
-                }
-            }
+            TunnResult::WriteToNetwork(reply) => Ok(Handled::Reply(reply.len())),
             TunnResult::Err(_)
             | TunnResult::WriteToTunnelV4(..)
             | TunnResult::WriteToTunnelV6(..) => Err(Refused::Invalid),

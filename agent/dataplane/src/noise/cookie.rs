@@ -1,7 +1,7 @@
 //! Both MACs of handshake messages, and cookies, at either end (whitepaper sections 5.3, 5.4.4 and 5.4.7).
 //! They cost a flood no Diffie-Hellman; they authenticate nobody.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use x25519_dalek::PublicKey;
@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 use super::crypto::{self, Secret, TAG};
 use super::environment::Environment;
 use super::message::{self, COOKIE, COOKIE_BYTES, MACS_BYTES, read_u32, write_u32};
-use crate::core::Refused;
 
 /// Writes the MACs of what we send, and remembers the cookie that the peer gave us.
 pub(super) struct Sender {
@@ -67,119 +66,147 @@ impl Sender {
     }
 }
 
-/// Whether a handshake message may cost something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It may.
-    Handle,
-    /// First the sender must show that it gets what is sent to its address: a cookie reply was written.
-    Cookie,
+/// Both MACs of an initiation or a response, and what they are made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Macs<'d> {
+    /// What the first is of.
+    content: &'d [u8],
+    pub(crate) first: &'d [u8],
+    /// What the second is of: the content and the first.
+    rest: &'d [u8],
+    second: &'d [u8],
 }
 
-/// Checks the MACs of what comes, and gives cookies while there is too much of it.
-pub(super) struct Receiver {
+impl<'d> Macs<'d> {
+    /// `None` if there is no room for them.
+    pub(crate) fn of(datagram: &'d [u8]) -> Option<Self> {
+        let (content, macs) = datagram.split_last_chunk::<MACS_BYTES>()?;
+        let (first, second) = macs.split_at(TAG);
+        Some(Self {
+            content,
+            first,
+            rest: &datagram[..content.len() + TAG],
+            second,
+        })
+    }
+}
+
+/// Checks the MACs of what comes to a node, and makes its cookies. Whether one is needed is not its business.
+pub(crate) struct Cookies {
+    environment: Environment,
     mac1_key: [u8; 32],
-    public: PublicKey,
-    /// What cookies are made of, and since when.
-    secret: Option<(Secret, Instant)>,
-    /// The second in which messages are counted.
-    second: Option<Instant>,
-    count: u32,
+    cookie_key: [u8; 32],
+    made: Option<Made>,
 }
 
-impl Receiver {
-    pub(super) fn new(public: PublicKey) -> Self {
+/// What cookies are made of for a while.
+struct Made {
+    secret: Secret,
+    at: Instant,
+    /// Nonces of replies begin with this and go on with a count, so that none comes twice.
+    nonce: [u8; 16],
+    replies: u64,
+}
+
+impl std::fmt::Debug for Cookies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cookies").finish_non_exhaustive()
+    }
+}
+
+impl Cookies {
+    /// For messages to the node with this public key.
+    pub(crate) fn new(public: PublicKey) -> Self {
+        Self::with_environment(public, Environment::system())
+    }
+
+    fn with_environment(public: PublicKey, environment: Environment) -> Self {
         Self {
+            environment,
             mac1_key: mac1_key(&public),
-            public,
-            secret: None,
-            second: None,
-            count: 0,
+            cookie_key: cookie_key(&public),
+            made: None,
         }
     }
 
-    /// Judges an initiation or a response from `source`; `None` came through a relay.
-    /// With [`Verdict::Cookie`], `reply` holds a cookie reply.
-    pub(super) fn judge(
+    pub(crate) fn first_matches(&self, macs: &Macs<'_>) -> bool {
+        crypto::mac_matches(&self.mac1_key, macs.content, macs.first)
+    }
+
+    /// Whether the sender has the cookie of `source`.
+    pub(crate) fn second_matches(&self, macs: &Macs<'_>, source: SocketAddr, now: Instant) -> bool {
+        // Who has no cookie sends zeros (section 5.4.4).
+        if macs.second == [0; TAG] {
+            return false;
+        }
+        let made = self.made.as_ref().filter(|made| !made.is_old(now));
+        made.is_some_and(|made| {
+            crypto::mac_matches(&made.cookie(source)[..], macs.rest, macs.second)
+        })
+    }
+
+    /// Writes the reply with the cookie of `source` to its message; the length. `None` without entropy.
+    pub(crate) fn reply(
         &mut self,
         datagram: &[u8],
-        source: Option<IpAddr>,
+        source: SocketAddr,
         now: Instant,
-        environment: Environment,
         reply: &mut [u8],
-    ) -> Result<Verdict, Refused> {
-        let (content, macs) = datagram
-            .split_last_chunk::<MACS_BYTES>()
-            .ok_or(Refused::Invalid)?;
-        let (mac1, mac2) = macs.split_at(TAG);
-        if !crypto::mac_matches(&self.mac1_key, content, mac1) {
-            return Err(Refused::Invalid);
+    ) -> Option<usize> {
+        self.made.take_if(|made| made.is_old(now));
+        if self.made.is_none() {
+            self.made = Made::new(self.environment, now);
         }
-        if !self.is_under_load(now) {
-            return Ok(Verdict::Handle);
-        }
-        let source = source.ok_or(Refused::UnderLoad)?;
-        let cookie = self
-            .cookie(source, now, environment)
-            .ok_or(Refused::UnderLoad)?;
-        let authenticated = &datagram[..datagram.len() - TAG];
-        if crypto::mac_matches(&cookie[..], authenticated, mac2) {
-            return Ok(Verdict::Handle);
-        }
+        let made = self.made.as_mut()?;
+        let reply: &mut [u8; COOKIE_BYTES] = reply.first_chunk_mut()?;
+        let first = Macs::of(datagram)?.first;
         // Both kinds have the sender's index there.
-        let sender = read_u32(datagram, message::initiation::SENDER).ok_or(Refused::Invalid)?;
-        let nonce = environment.random().ok_or(Refused::UnderLoad)?;
-        let reply = reply.first_chunk_mut().ok_or(Refused::UnderLoad)?;
-        write_reply(reply, sender, &nonce, &cookie, mac1, &self.public);
-        Ok(Verdict::Cookie)
-    }
-
-    fn is_under_load(&mut self, now: Instant) -> bool {
-        let is_same = |begun| now.duration_since(begun) < Duration::from_secs(1);
-        if !self.second.is_some_and(is_same) {
-            self.second = Some(now);
-            self.count = 0;
-        }
-        self.count = self.count.saturating_add(1);
-        self.count > HANDSHAKES_PER_SECOND
-    }
-
-    /// The cookie of an address, for as long as the secret stays.
-    fn cookie(
-        &mut self,
-        source: IpAddr,
-        now: Instant,
-        environment: Environment,
-    ) -> Option<Zeroizing<[u8; TAG]>> {
-        let is_old = |made: Instant| now.duration_since(made) >= COOKIE_SECRET_TIME;
-        self.secret.take_if(|(_, made)| is_old(*made));
-        if self.secret.is_none() {
-            self.secret = Some((Zeroizing::new(environment.random()?), now));
-        }
-        let (secret, _) = self.secret.as_ref()?;
-        let mac = match source.to_canonical() {
-            IpAddr::V4(v4) => crypto::mac(&secret[..], &v4.octets()),
-            IpAddr::V6(v6) => crypto::mac(&secret[..], &v6.octets()),
-        };
-        Some(Zeroizing::new(mac))
+        let sender = read_u32(datagram, message::initiation::SENDER)?;
+        let nonce = made.next_nonce();
+        write_u32(reply, 0, COOKIE);
+        write_u32(reply, message::cookie::RECEIVER, sender);
+        reply[message::cookie::NONCE].copy_from_slice(&nonce);
+        let mut room = [0; 2 * TAG];
+        room[..TAG].copy_from_slice(&made.cookie(source)[..]);
+        crypto::xseal(&self.cookie_key, &nonce, &mut room, first);
+        reply[message::cookie::COOKIE].copy_from_slice(&room);
+        Some(COOKIE_BYTES)
     }
 }
 
-fn write_reply(
-    reply: &mut [u8; COOKIE_BYTES],
-    sender: u32,
-    nonce: &[u8; 24],
-    cookie: &[u8; TAG],
-    mac1: &[u8],
-    public: &PublicKey,
-) {
-    write_u32(reply, 0, COOKIE);
-    write_u32(reply, message::cookie::RECEIVER, sender);
-    reply[message::cookie::NONCE].copy_from_slice(nonce);
-    let mut room = [0; 2 * TAG];
-    room[..TAG].copy_from_slice(cookie);
-    crypto::xseal(&cookie_key(public), nonce, &mut room, mac1);
-    reply[message::cookie::COOKIE].copy_from_slice(&room);
+impl Made {
+    fn new(environment: Environment, at: Instant) -> Option<Self> {
+        Some(Self {
+            secret: Zeroizing::new(environment.random()?),
+            at,
+            nonce: environment.random()?,
+            replies: 0,
+        })
+    }
+
+    fn is_old(&self, now: Instant) -> bool {
+        now.duration_since(self.at) >= COOKIE_SECRET_TIME
+    }
+
+    /// The cookie of an address and port: neighbours behind one NAT have different ones.
+    fn cookie(&self, source: SocketAddr) -> Zeroizing<[u8; TAG]> {
+        let address = match source.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let mut name = [0; 18];
+        name[..16].copy_from_slice(&address.octets());
+        name[16..].copy_from_slice(&source.port().to_be_bytes());
+        Zeroizing::new(crypto::mac(&self.secret[..], &name))
+    }
+
+    fn next_nonce(&mut self) -> [u8; 24] {
+        let mut nonce = [0; 24];
+        nonce[..16].copy_from_slice(&self.nonce);
+        nonce[16..].copy_from_slice(&self.replies.to_le_bytes());
+        self.replies += 1;
+        nonce
+    }
 }
 
 fn mac1_key(receiver: &PublicKey) -> [u8; 32] {
@@ -189,9 +216,6 @@ fn mac1_key(receiver: &PublicKey) -> [u8; 32] {
 fn cookie_key(replier: &PublicKey) -> [u8; 32] {
     crypto::hash(b"cookie--", replier.as_bytes())
 }
-
-/// More handshake messages than this in a second put the tunnel under load.
-const HANDSHAKES_PER_SECOND: u32 = 10;
 
 /// How long the secret behind cookies stays (whitepaper section 5.4.7).
 const COOKIE_SECRET_TIME: Duration = Duration::from_secs(120);

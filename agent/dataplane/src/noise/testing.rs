@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::Tunnel;
+use super::cookie::{Cookies, Macs};
 use super::environment::Environment;
 use crate::core::{Core, Handled, Refused, Sealed, Ticked};
 use crate::message::BUFFER;
@@ -85,6 +86,8 @@ pub(super) const fn seconds(seconds: u64) -> Duration {
 /// A tunnel, and what went out of it at either end.
 pub(super) struct Node {
     pub(super) tunnel: Tunnel,
+    /// The first MACs are checked before a tunnel gets a message.
+    cookies: Cookies,
     /// Datagrams for the peer.
     pub(super) outbox: Vec<Vec<u8>>,
     /// Packets for the host.
@@ -101,6 +104,7 @@ impl Node {
                 u32::from(own),
                 ENVIRONMENT,
             ),
+            cookies: Cookies::new(public(own)),
             outbox: Vec::new(),
             inbox: Vec::new(),
             buffer: vec![0; BUFFER],
@@ -126,17 +130,24 @@ impl Node {
     pub(super) fn receive(&mut self, datagram: &[u8], now: Instant) -> Result<Handled, Refused> {
         let result = if datagram.first() == Some(&4) {
             self.open(datagram, now)
+        } else if self.has_first_mac(datagram) {
+            self.tunnel.handle(datagram, now, &mut self.buffer)
         } else {
-            let source = Some([192, 0, 2, 1].into());
-            self.tunnel.handle(source, datagram, now, &mut self.buffer)
+            Err(Refused::Invalid)
         };
-        if let Ok(Handled::Reply(length) | Handled::Cookie(length)) = result {
+        if let Ok(Handled::Reply(length)) = result {
             self.post(length);
         }
         while let Some(waiting) = self.tunnel.waiting(now, &mut self.buffer) {
             self.post(waiting.length);
         }
         result
+    }
+
+    /// A cookie reply has none.
+    fn has_first_mac(&self, datagram: &[u8]) -> bool {
+        let matches = |macs| self.cookies.first_matches(&macs);
+        datagram.first() == Some(&3) || Macs::of(datagram).is_some_and(matches)
     }
 
     fn open(&mut self, datagram: &[u8], now: Instant) -> Result<Handled, Refused> {

@@ -1,4 +1,4 @@
-//! Two network namespaces of a test's own, with a veth between them; gone when dropped.
+//! Network namespaces of a test's own, with veths between them; gone when dropped.
 //!
 //! Needs root and iproute2; `scripts/test.sh` installs it.
 
@@ -16,15 +16,27 @@ pub(crate) const OUTER_B: &str = "192.0.2.2";
 /// The veth's name on both sides.
 pub(crate) const UPLINK: &str = "u0";
 
-/// Two namespaces, `a` and `b`.
+/// Namespaces, each a side.
 #[derive(Debug)]
 pub(crate) struct Net {
     name: String,
+    sides: Vec<&'static str>,
 }
 
 impl Net {
-    /// Makes them.
+    /// Makes two, `a` and `b`, with a veth between them.
     pub(crate) fn up() -> Self {
+        let net = Self::of(&["a", "b"]);
+        net.veth(
+            ["a", "b"],
+            UPLINK,
+            [OUTER_A, OUTER_B].map(|ip| format!("{ip}/24")),
+        );
+        net
+    }
+
+    /// Makes these, without a link between them.
+    pub(crate) fn of(sides: &[&'static str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -33,22 +45,26 @@ impl Net {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let net = Self {
             name: format!("pnsn{}x{count}", std::process::id()),
+            sides: sides.to_vec(),
         };
-        let (a, b) = (net.namespace("a"), net.namespace("b"));
-        for words in [
-            format!("netns add {a}"),
-            format!("netns add {b}"),
-            format!("-n {a} link add {UPLINK} type veth peer name {UPLINK} netns {b}"),
-            format!("-n {a} address add {OUTER_A}/24 dev {UPLINK}"),
-            format!("-n {b} address add {OUTER_B}/24 dev {UPLINK}"),
-            format!("-n {a} link set {UPLINK} up"),
-            format!("-n {b} link set {UPLINK} up"),
-            format!("-n {a} link set lo up"),
-            format!("-n {b} link set lo up"),
-        ] {
-            run("ip", &words.split(' ').collect::<Vec<_>>(), "iproute2");
+        for side in sides {
+            let namespace = net.namespace(side);
+            run("ip", &["netns", "add", &namespace], "iproute2");
+            net.ip(side, "link set lo up");
         }
         net
+    }
+
+    /// A veth of this name on both sides, each with its address.
+    pub(crate) fn veth(&self, sides: [&str; 2], name: &str, addresses: [String; 2]) {
+        let peer = self.namespace(sides[1]);
+        let link = format!("link add {name} type veth peer name {name} netns {peer}");
+        self.ip(sides[0], &link);
+        for (side, address) in sides.iter().zip(addresses) {
+            let no_wait = if address.contains(':') { " nodad" } else { "" };
+            self.ip(side, &format!("address add {address} dev {name}{no_wait}"));
+            self.ip(side, &format!("link set {name} up"));
+        }
     }
 
     /// Name of a side's namespace.
@@ -87,7 +103,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        for side in ["a", "b"] {
+        for side in &self.sides {
             drop(
                 Command::new("ip")
                     .args(["netns", "del", &self.namespace(side)])

@@ -1,0 +1,15 @@
+//! Whether the data plane is a good WireGuard citizen: checks in network namespaces, with the kernel's own tools.
+//!
+//! With `PNSBOX_TABLE=1` (and `--nocapture --test-threads=1`) each check says what was expected and what was seen.
+//! Needs root, iproute2, iputils-ping, iperf3 and nftables; `scripts/test.sh` installs them.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+mod flood;
+#[path = "../net/mod.rs"]
+mod net;
+mod node;
+mod table;
