@@ -142,6 +142,8 @@ pub struct PeerCounters {
     pub endpoint: Option<SocketAddr>,
     /// Whether they go through a relay.
     pub relayed: bool,
+    /// Bytes of the largest inner packet that reaches it without being fragmented, if that is known.
+    pub path_mtu: Option<u16>,
     /// Completion of the last handshake.
     pub last_handshake: Option<SystemTime>,
     /// Inner bytes received.

@@ -57,6 +57,10 @@ impl Output for Caught {
         true
     }
 
+    fn probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.datagram(to, Tos::default(), &[], datagram);
+    }
+
     fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent {
         for run in runs {
             let datagrams = run.datagrams();

@@ -12,6 +12,7 @@
 //! | Who may cost us a handshake? | `admission` |
 //! | Who speaks WireGuard? | `core`, and our own: `noise` |
 //! | How are many packets sealed at once? | `aead` |
+//! | How large may a packet be? | `path_mtu`, `probe` |
 //! | Which peer is meant? | `table` |
 //! | What does a message look like? | `message`, `relay`, `packet` |
 //! | How are packets cut and merged? | `offload` |
@@ -35,10 +36,12 @@ mod noise;
 mod offload;
 mod output;
 mod packet;
+mod path_mtu;
 mod peer;
 mod plane;
 #[cfg(test)]
 mod plane_tests;
+mod probe;
 mod queues;
 mod receive;
 mod relay;

@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) segment: usize,
     /// Class and congestion bits of the headers in front of them.
     pub(crate) tos: Tos,
+    /// Nobody may fragment them: it is to be seen whether they pass.
+    pub(crate) is_probe: bool,
 }
 
 impl Run {
@@ -52,6 +54,8 @@ pub(crate) struct Sent {
 pub(crate) trait Output {
     /// A datagram for `to`: `header`, which may be empty, then `datagram`. False if the kernel did not take it.
     fn datagram(&mut self, to: SocketAddr, tos: Tos, header: &[u8], datagram: &[u8]) -> bool;
+    /// A datagram that nobody may fragment.
+    fn probe(&mut self, to: SocketAddr, datagram: &[u8]);
     /// Runs of datagrams in `slab`, in order.
     fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent;
     /// One packet or super-packet for the host: virtio header, then the packet in pieces.

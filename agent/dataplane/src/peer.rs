@@ -4,7 +4,8 @@
 //! a session stands and must restart an expired one, so it is ours and not the core's.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::core::{Core, Handled, Refused, Sealed, Ticked};
@@ -13,12 +14,21 @@ use crate::lock::Mutex;
 use crate::message::{
     COOKIE_REPLY, DATA, Frame, HANDSHAKE_INITIATION, HANDSHAKE_RESPONSE, SMALLEST,
 };
+use crate::path_mtu::{self, PathMtu, SMALLEST_MTU};
+use crate::probe::{Kind, Probe};
 use crate::snapshot::{PathConfig, PeerConfig, PublicKey};
 use crate::tos::Tos;
 
 /// First pause before an expired or unanswered tunnel begins again, doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The largest MTU of an interface, in bytes.
+const LARGEST_PROBE: usize = 1500;
+/// Probes go out while a session is surely alive; then a new one begins (whitepaper section 6.2).
+const SESSION_LASTS: Duration = Duration::from_secs(170);
+/// A tunnel that sent a packet within this time is used.
+const USED: Duration = Duration::from_secs(10);
 
 /// How long after the last outgoing packet a tunnel still counts as wanted.
 const WANTED: Duration = Duration::from_secs(180);
@@ -31,6 +41,10 @@ pub(crate) struct Peer {
     /// Taken after a session's lock, a relay's too, and held for a copy only: so two sessions never wait for each other.
     route: Mutex<Route>,
     session: Mutex<Session>,
+    /// Never taken with another lock held but a session's.
+    path_mtu: Mutex<PathMtu>,
+    /// Datagrams went out that are larger than every path carries, and that nobody on the way would fragment.
+    is_trusted: AtomicBool,
     rx_bytes: AtomicU64,
     tx_bytes: AtomicU64,
     rx_packets: AtomicU64,
@@ -92,6 +106,7 @@ struct Session {
     restart_at: Option<Instant>,
     pause: Duration,
     last_handshake: Option<SystemTime>,
+    established: Option<Instant>,
     answered: bool,
     handshakes: u64,
     handshake_failures: u64,
@@ -105,7 +120,13 @@ impl std::fmt::Debug for Session {
 }
 
 impl Peer {
-    pub(crate) fn new(key: PublicKey, core: Box<dyn Core>, index: u32, now: Instant) -> Self {
+    pub(crate) fn new(
+        key: PublicKey,
+        core: Box<dyn Core>,
+        index: u32,
+        mtu: u16,
+        now: Instant,
+    ) -> Self {
         let session = Session {
             core,
             keepalive: None,
@@ -114,6 +135,7 @@ impl Peer {
             restart_at: None,
             pause: FIRST_PAUSE,
             last_handshake: None,
+            established: None,
             answered: false,
             handshakes: 0,
             handshake_failures: 0,
@@ -128,6 +150,8 @@ impl Peer {
                 is_authenticated: false,
             }),
             session: Mutex::new(session),
+            path_mtu: Mutex::new(PathMtu::new(mtu)),
+            is_trusted: AtomicBool::new(false),
             rx_bytes: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),
             rx_packets: AtomicU64::new(0),
@@ -137,7 +161,15 @@ impl Peer {
 
     /// Takes over a new configuration; an unchanged one leaves a roamed endpoint alone.
     pub(crate) fn configure(&self, config: &PeerConfig, now: Instant) {
-        self.route.lock().configure(&config.path);
+        let is_moved = {
+            let mut route = self.route.lock();
+            let before = route.path.clone();
+            route.configure(&config.path);
+            route.path != before
+        };
+        if is_moved {
+            self.forget_path_mtu();
+        }
         let mut session = self.session.lock();
         if session.keepalive != config.persistent_keepalive {
             session.keepalive = config.persistent_keepalive;
@@ -203,7 +235,7 @@ impl Peer {
         if !opened.contains(&true) {
             return;
         }
-        session.heard(DATA);
+        session.heard(DATA, now);
         self.learn(DATA, source);
         session.flush(&self.path(), message, now, send);
     }
@@ -233,7 +265,7 @@ impl Peer {
             Err(Refused::Invalid) => return Err(DropReason::InvalidDatagram),
             Ok(Handled::Accepted | Handled::Reply(_)) => {}
         }
-        session.heard(kind);
+        session.heard(kind, now);
         self.learn(kind, source);
         let path = self.path();
         if let Ok(Handled::Reply(length)) = handled {
@@ -269,6 +301,67 @@ impl Peer {
         if session.restart_at.is_some_and(|at| at <= now) {
             session.restart(&path, now, message, send);
         }
+    }
+
+    /// Asks what passes to the peer, if that is due; about every 200 ms. Only to a peer that is reached straight.
+    pub(crate) fn probe(
+        &self,
+        now: Instant,
+        message: &mut [u8],
+        send: &mut dyn FnMut(SocketAddr, &[u8]),
+    ) {
+        let Path::Direct(to) = self.path() else {
+            return;
+        };
+        let within = |at: Option<Instant>, time| at.is_some_and(|at| now.duration_since(at) < time);
+        let mut session = self.session.lock();
+        if !within(session.established, SESSION_LASTS) {
+            return;
+        }
+        let is_used = within(session.last_wanted, USED);
+        let is_trusted = self.is_trusted.swap(false, Ordering::Relaxed);
+        let due = self.path_mtu.lock().due(now, is_used, is_trusted);
+        let Some(due) = due else { return };
+        for size in due.sizes() {
+            let probe = Probe {
+                kind: Kind::Question,
+                number: due.number,
+                size,
+            };
+            session.send_probe(probe, now, message, &mut |datagram| send(to, datagram));
+        }
+    }
+
+    /// The peer sent a probe, or the answer to one.
+    pub(crate) fn probed(&self, probe: Probe, now: Instant, message: &mut [u8], send: Send<'_>) {
+        match probe.kind {
+            Kind::Question => {
+                let answer = Probe {
+                    kind: Kind::Answer,
+                    ..probe
+                };
+                let path = self.path();
+                let mut session = self.session.lock();
+                session.send_probe(answer, now, message, &mut |datagram| {
+                    send(&path, Tos::default(), datagram);
+                });
+            }
+            Kind::Answer => {
+                let mut path_mtu = self.path_mtu.lock();
+                path_mtu.answered(probe.number, probe.size, now);
+            }
+        }
+    }
+
+    /// Datagrams go out that nobody on the way would fragment: so it must be seen that they still pass.
+    pub(crate) fn trust_path(&self) {
+        if !self.is_trusted.load(Ordering::Relaxed) {
+            self.is_trusted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn forget_path_mtu(&self) {
+        self.path_mtu.lock().moved();
     }
 
     /// Handshakes completed with this peer.
@@ -320,23 +413,30 @@ impl Peer {
         let stays = route.path == Path::Direct(source);
         route.is_authenticated = proved || (stays && route.is_authenticated);
         route.path = Path::Direct(source);
+        drop(route);
+        if !stays {
+            self.forget_path_mtu();
+        }
     }
 
-    /// What was counted; `relay_endpoint` is shown for a relayed peer.
+    /// What was counted. `endpoint` is where its datagrams go; `relay`, if they go through one, which is that, if it is known.
     pub(crate) fn counters(
         &self,
-        relay_endpoint: impl Fn(&PublicKey) -> Option<SocketAddr>,
+        endpoint: Option<SocketAddr>,
+        relay: Option<Option<&Arc<Self>>>,
     ) -> PeerCounters {
         let session = self.session.lock();
-        let (endpoint, relayed) = match &self.path() {
-            Path::Unknown => (None, false),
-            Path::Direct(address) => (Some(*address), false),
-            Path::Relay { via, .. } => (relay_endpoint(via), true),
+        let found = match relay {
+            None => self.path_mtu.lock().mtu(),
+            Some(relay) => relay.and_then(|relay| path_mtu::relayed(relay.path_mtu.lock().mtu()?)),
         };
+        // IPv6's routers do not fragment what turns out to be too large.
+        let careful = endpoint.filter(SocketAddr::is_ipv6).map(|_| SMALLEST_MTU);
         PeerCounters {
             public_key: self.key,
             endpoint,
-            relayed,
+            relayed: relay.is_some(),
+            path_mtu: found.or(careful),
             last_handshake: session.last_handshake,
             rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
@@ -350,18 +450,19 @@ impl Peer {
 
 impl Session {
     /// A datagram of this kind was accepted.
-    fn heard(&mut self, kind: u8) {
+    fn heard(&mut self, kind: u8, now: Instant) {
         match kind {
             // The initiator is done with the response, the responder with the first data.
-            HANDSHAKE_RESPONSE => self.handshake_done(),
-            DATA if self.answered => self.handshake_done(),
+            HANDSHAKE_RESPONSE => self.handshake_done(now),
+            DATA if self.answered => self.handshake_done(now),
             HANDSHAKE_INITIATION => self.answered = true,
             _ => {}
         }
     }
 
-    fn handshake_done(&mut self) {
+    fn handshake_done(&mut self, now: Instant) {
         self.answered = false;
+        self.established = Some(now);
         self.handshakes += 1;
         self.last_handshake = Some(SystemTime::now());
         self.restart_at = None;
@@ -372,6 +473,29 @@ impl Session {
     fn transmit(&mut self, path: &Path, datagram: &[u8], now: Instant, send: Send<'_>) {
         send(path, Tos::default(), datagram);
         self.last_sent = now;
+    }
+
+    /// Seals and sends a probe, if there is a session.
+    fn send_probe(
+        &mut self,
+        probe: Probe,
+        now: Instant,
+        message: &mut [u8],
+        send: &mut dyn FnMut(&[u8]),
+    ) {
+        let mut slab = [0; LARGEST_PROBE + SMALLEST];
+        let frame = Frame {
+            start: 0,
+            length: probe.length() + SMALLEST,
+        };
+        let Some(packet) = slab.get_mut(frame.packet()) else {
+            return;
+        };
+        probe.write(packet);
+        if self.core.seal(&mut slab, &[frame], now, message) == Sealed::InPlace {
+            send(&slab[frame.message()]);
+            self.last_sent = now;
+        }
     }
 
     /// Sends what waited for the session.
@@ -432,7 +556,7 @@ mod tests {
             persistent_keepalive: keepalive,
         };
         let core = Boringtun::new(&[1; 32].into(), config.public_key.into(), 1);
-        let peer = Peer::new(config.public_key, Box::new(core), 1, now);
+        let peer = Peer::new(config.public_key, Box::new(core), 1, 1380, now);
         peer.configure(&config, now);
         peer.session.lock().restart_at = None;
         peer
@@ -462,7 +586,7 @@ mod tests {
             assert_eq!(tick(&peer, now), [HANDSHAKE_INITIATION]);
         }
         assert_eq!(peer.session.lock().handshake_failures, 7);
-        peer.session.lock().handshake_done();
+        peer.session.lock().handshake_done(now);
         assert_eq!(peer.session.lock().pause, FIRST_PAUSE);
     }
 

@@ -21,7 +21,7 @@ use crate::noise::Tunnel;
 use crate::output::Output;
 use crate::peer::{Path, Peer};
 use crate::relay;
-use crate::snapshot::{PeerConfig, PublicKey, Snapshot};
+use crate::snapshot::{PeerConfig, Snapshot};
 use crate::table::{SnapshotError, Table, check};
 use crate::tos::Tos;
 use crate::{DscpPolicy, ProtocolCore};
@@ -163,23 +163,26 @@ impl Plane {
                 self.send(&table, path, tos, datagram, out)
             };
             peer.tick(now, jitter, message, send);
+            peer.probe(now, message, &mut |to, datagram| out.probe(to, datagram));
         }
     }
 
     /// Everything that was counted.
     pub(crate) fn counters(&self, workers: Vec<WorkerCounters>) -> Counters {
         let table = self.table.load();
-        let relay_endpoint = |key: &PublicKey| match table.by_key(key)?.path() {
-            Path::Direct(address) => Some(address),
-            Path::Unknown | Path::Relay { .. } => None,
-        };
-        self.tally.read(
-            table
-                .peers()
-                .map(|peer| peer.counters(relay_endpoint))
-                .collect(),
-            workers,
-        )
+        let peers = table.peers().map(|peer| match peer.path() {
+            Path::Unknown => peer.counters(None, None),
+            Path::Direct(address) => peer.counters(Some(address), None),
+            Path::Relay { via, .. } => {
+                let relay = table.by_key(&via);
+                let endpoint = relay.and_then(|relay| match relay.path() {
+                    Path::Direct(address) => Some(address),
+                    Path::Unknown | Path::Relay { .. } => None,
+                });
+                peer.counters(endpoint, Some(relay))
+            }
+        });
+        self.tally.read(peers.collect(), workers)
     }
 
     /// A handshake message, or what is none at all; `expected` is the peer whose channel it came through.
@@ -297,7 +300,8 @@ impl Plane {
             ProtocolCore::Native => Box::new(Tunnel::new(&self.private, public, index)),
             ProtocolCore::Boringtun => Box::new(Boringtun::new(&self.private, public, index)),
         };
-        Arc::new(Peer::new(config.public_key, core, index, now))
+        let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
+        Arc::new(Peer::new(config.public_key, core, index, mtu, now))
     }
 
     fn free_index(&self, table: &Table) -> u32 {

@@ -478,13 +478,21 @@ fn the_side_with_keepalive_begins_at_once_and_keeps_alive_and_the_other_never_do
     );
     assert_eq!(world.counters(1).peers[0].handshakes, 1);
 
+    // Both look what the path carries.
+    world.tick(0, Duration::ZERO);
+    world.tick(1, Duration::ZERO);
+    for node in 0..2 {
+        assert_eq!(world.counters(node).peers[0].path_mtu, Some(1380));
+    }
+    // The last of that is acknowledged by an empty message (whitepaper section 6.5).
+    world.tick(0, Duration::from_secs(11));
     world.seen.clear();
-    world.tick(0, Duration::from_secs(30));
+    world.tick(0, Duration::from_secs(3));
     assert!(
         world.seen.is_empty(),
         "the side without keepalive stays silent"
     );
-    world.tick(1, Duration::ZERO);
+    world.tick(1, Duration::from_secs(12));
     let to_peer = world
         .seen
         .iter()

@@ -13,6 +13,7 @@ use crate::output::{Output, Run};
 use crate::packet;
 use crate::peer::{Path, Peer};
 use crate::plane::{Plane, Relayed};
+use crate::probe::Probe;
 use crate::relay;
 use crate::table::Table;
 use crate::tos::{self, Ecn, Tos};
@@ -241,15 +242,19 @@ impl Receiver {
                 tally.drop(DropReason::MalformedPacket);
                 continue;
             };
-            packets += 1;
-            bytes += header.length as u64;
             if allowed != Some(header.source) {
                 if !burst.table.is_owner(peer, header.source) {
-                    tally.drop(DropReason::WrongSource);
+                    let packet = &burst.slab[place.start..place.start + header.length];
+                    match Probe::read(header.source, packet) {
+                        Some(probe) => burst.probed(peer, probe, &mut self.message),
+                        None => tally.drop(DropReason::WrongSource),
+                    }
                     continue;
                 }
                 allowed = Some(header.source);
             }
+            packets += 1;
+            bytes += header.length as u64;
             let packet = &mut burst.slab[place.start..place.start + header.length];
             if !tos::receive(packet, self.marks[index]) {
                 tally.drop(DropReason::EcnCeNotEct);
@@ -291,6 +296,15 @@ impl<'b> Burst<'b> {
         }
     }
 
+    /// A probe of the peer's data plane, or its answer to one of ours.
+    fn probed(&mut self, peer: &Peer, probe: Probe, message: &mut [u8]) {
+        let (plane, table, out) = (self.plane, self.table, &mut *self.out);
+        let send = &mut |path: &Path, tos: Tos, datagram: &[u8]| {
+            plane.send(table, path, tos, datagram, out);
+        };
+        peer.probed(probe, self.now, message, send);
+    }
+
     /// A frame for another member; its bytes stay as they are, and the congestion mark that it came with.
     fn forward(&mut self, frame: Frame, tos: Tos, to: &'b Peer, address: SocketAddr) {
         let tos = self.plane.dscp.outer(tos);
@@ -314,6 +328,7 @@ impl<'b> Burst<'b> {
                 length: frame.length,
                 segment: frame.length,
                 tos,
+                is_probe: false,
             },
         });
     }

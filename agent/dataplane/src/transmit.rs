@@ -12,6 +12,7 @@ use crate::offload::segment::Segments;
 use crate::offload::vnet::{VNET_HEADER, VnetHeader};
 use crate::output::{Output, Run};
 use crate::packet;
+use crate::path_mtu::SMALLEST_MTU;
 use crate::peer::{Path, Peer};
 use crate::plane::Plane;
 use crate::relay;
@@ -22,6 +23,8 @@ use crate::tos::Tos;
 const LARGEST_RUN: usize = 65_507;
 /// Datagrams that one send can carry: `UDP_MAX_SEGMENTS` of kernels before 6.9.
 const MOST_IN_RUN: usize = 64;
+/// The largest datagram of a packet that is as large as every path is believed to carry.
+const PASSES: usize = SMALLEST_MTU as usize + SMALLEST;
 /// Packets sealed together.
 const MOST_IN_BATCH: usize = 2 * MOST_IN_RUN;
 /// Sealed bytes that are sent without waiting for more: what a super-packet leaves over a full run goes with that run.
@@ -52,6 +55,7 @@ struct Batch {
     to: Option<SocketAddr>,
     /// Bytes in front of each message, if it goes through a relay.
     header: Option<[u8; relay::HEADER_BYTES]>,
+    relay: Option<Arc<Peer>>,
     start: usize,
     /// Inner bytes without padding.
     bytes: u64,
@@ -60,6 +64,11 @@ struct Batch {
 impl Batch {
     fn header_bytes(&self) -> usize {
         self.header.map_or(0, |header| header.len())
+    }
+
+    /// Who receives its datagrams.
+    fn hop(&self) -> &Peer {
+        self.relay.as_ref().unwrap_or(&self.peer)
     }
 }
 
@@ -214,13 +223,15 @@ impl Transmitter {
             send,
         );
         match batch.to {
-            Some(to) if is_sealed => cut(
-                &self.frames,
-                &self.outer,
-                batch.header_bytes(),
-                to,
-                &mut self.runs,
-            ),
+            Some(to) if is_sealed => {
+                let first = self.runs.len();
+                let header = batch.header_bytes();
+                cut(&self.frames, &self.outer, header, to, &mut self.runs);
+                // Nobody on the way would fragment these.
+                if to.is_ipv6() && self.runs[first..].iter().any(|run| run.segment > PASSES) {
+                    batch.hop().trust_path();
+                }
+            }
             Some(_) => self.end = batch.start,
             None => {
                 let lost = if is_sealed { self.frames.len() } else { 0 };
@@ -235,21 +246,23 @@ impl Transmitter {
 
 /// A batch for a peer, if it is known where it is.
 fn begin(table: &Table, peer: &Arc<Peer>, start: usize) -> Result<Batch, DropReason> {
-    let (to, header) = match peer.path() {
+    let (to, header, relay) = match peer.path() {
         Path::Unknown => return Err(DropReason::NoEndpoint),
-        Path::Direct(address) => (Some(address), None),
+        Path::Direct(address) => (Some(address), None, None),
         Path::Relay { via, channel } => {
-            let address = match table.by_key(&via).map(|relay| relay.path()) {
+            let relay = table.by_key(&via);
+            let address = match relay.map(|relay| relay.path()) {
                 Some(Path::Direct(address)) => Some(address),
                 Some(Path::Unknown | Path::Relay { .. }) | None => None,
             };
-            (address, Some(relay::header(channel)))
+            (address, Some(relay::header(channel)), relay.cloned())
         }
     };
     Ok(Batch {
         peer: Arc::clone(peer),
         to,
         header,
+        relay,
         start,
         bytes: 0,
     })
@@ -277,6 +290,7 @@ fn cut(frames: &[Frame], outer: &[Tos], header: usize, to: SocketAddr, runs: &mu
             length,
             segment: length,
             tos,
+            is_probe: false,
         }));
     }
     runs.extend(open);

@@ -10,10 +10,12 @@ mod tests;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::debug;
 
 pub(crate) use self::receive::Inbox;
 pub(crate) use self::send::Outbox;
@@ -53,23 +55,40 @@ impl Udp {
     pub(crate) fn bind(port: u16, fwmark: u32) -> io::Result<Self> {
         let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         match bind(v6, fwmark) {
-            Ok(socket) => Ok(Self {
-                socket,
-                is_v6: true,
-            }),
+            Ok(socket) => Ok(Self::new(socket, true)),
             Err(error) if lacks_ipv6(&error) => {
                 let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-                Ok(Self {
-                    socket: bind(v4, fwmark)?,
-                    is_v6: false,
-                })
+                Ok(Self::new(bind(v4, fwmark)?, false))
             }
             Err(error) => Err(error),
         }
     }
 
+    fn new(socket: UdpSocket, is_v6: bool) -> Self {
+        let udp = Self { socket, is_v6 };
+        udp.discover(Discover::Ordinary);
+        udp
+    }
+
     pub(crate) fn socket(&self) -> &UdpSocket {
         &self.socket
+    }
+
+    /// How the datagrams that follow are treated.
+    fn discover(&self, discover: Discover) {
+        let (v4, v6) = match discover {
+            // IPv4's routers may fragment; IPv6's tell the kernel, if they are let.
+            Discover::Ordinary => (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_WANT),
+            Discover::Probe => (libc::IP_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_PROBE),
+        };
+        let mut set = set_number(&self.socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4);
+        if self.is_v6 {
+            let option = libc::IPV6_MTU_DISCOVER;
+            set = set.and_then(|()| set_number(&self.socket, libc::IPPROTO_IPV6, option, v6));
+        }
+        if let Err(error) = set {
+            debug!(%error, ?discover, "the socket keeps its way with large datagrams");
+        }
     }
 
     fn mapped(&self, to: SocketAddr) -> SocketAddr {
@@ -106,6 +125,41 @@ fn bind(address: SocketAddr, fwmark: u32) -> io::Result<UdpSocket> {
     receive::accept_tos(&socket, address.is_ipv6())?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Whether datagrams may be fragmented (ip(7), ipv6(7)). What the other thread sends meanwhile is treated the same way:
+/// that is little, and what is lost of it is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Discover {
+    /// They may.
+    Ordinary,
+    /// By nobody, whatever the kernel believes of the path.
+    Probe,
+}
+
+/// Sets an option that is a number.
+#[expect(unsafe_code, reason = "these options have no safe wrapper")]
+fn set_number(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads one int, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn lacks_ipv6(error: &io::Error) -> bool {

@@ -340,11 +340,9 @@ impl<'s> Kernel<'s> {
     }
 }
 
-impl Output for Kernel<'_> {
-    fn datagram(&mut self, to: SocketAddr, tos: Tos, header: &[u8], datagram: &[u8]) -> bool {
-        self.frame.clear();
-        self.frame.extend_from_slice(header);
-        self.frame.extend_from_slice(datagram);
+impl Kernel<'_> {
+    /// Sends [`Kernel::frame`].
+    fn single(&mut self, to: SocketAddr, tos: Tos, is_probe: bool) -> Sent {
         self.tally.sent_datagrams(1, 1);
         let run = Run {
             to,
@@ -352,9 +350,26 @@ impl Output for Kernel<'_> {
             length: self.frame.len(),
             segment: self.frame.len(),
             tos,
+            is_probe,
         };
-        let sent = self.outbox.send(&self.shared.udp, &self.frame, &[run]);
+        self.outbox.send(&self.shared.udp, &self.frame, &[run])
+    }
+}
+
+impl Output for Kernel<'_> {
+    fn datagram(&mut self, to: SocketAddr, tos: Tos, header: &[u8], datagram: &[u8]) -> bool {
+        self.frame.clear();
+        self.frame.extend_from_slice(header);
+        self.frame.extend_from_slice(datagram);
+        let sent = self.single(to, tos, false);
         sent.runs == 1 && sent.lost == 0
+    }
+
+    fn probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.frame.clear();
+        self.frame.extend_from_slice(datagram);
+        // One that does not even leave tells as much as one that is lost.
+        self.single(to, Tos::default(), true);
     }
 
     fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent {

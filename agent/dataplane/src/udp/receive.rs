@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::Headers;
 use super::control::Control;
+use super::set_number;
 use crate::receive::Received;
 use crate::tos::Tos;
 
@@ -21,28 +22,8 @@ const ENOUGH: usize = 128 * 1024;
 
 /// Lets the kernel hand over runs of datagrams; without it (before Linux 5.0) they come one by one.
 pub(super) fn accept_runs(socket: &Socket) {
-    if let Err(error) = set_gro(socket) {
+    if let Err(error) = set_number(socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
         debug!(%error, "datagrams are received one by one");
-    }
-}
-
-#[expect(unsafe_code, reason = "UDP_GRO has no safe wrapper")]
-fn set_gro(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open, and the kernel reads one int, which outlives the call.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_UDP,
-            libc::UDP_GRO,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if outcome < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
     }
 }
 

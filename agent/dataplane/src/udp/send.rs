@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info};
 
 use super::control::Control;
-use super::{Headers, Udp};
+use super::{Discover, Headers, Udp};
 use crate::output::{Run, Sent};
 use crate::tos::Tos;
 
@@ -72,6 +72,13 @@ impl Outbox {
     pub(crate) fn send(&mut self, udp: &Udp, slab: &[u8], runs: &[Run]) -> Sent {
         let mut sent = Sent::default();
         while let Some(first) = runs.get(sent.runs) {
+            if first.is_probe {
+                udp.discover(Discover::Probe);
+                sent.lost += self.send_singly(udp, slab, first);
+                udp.discover(Discover::Ordinary);
+                sent.runs += 1;
+                continue;
+            }
             if self.refuses(first) {
                 sent.lost += self.send_singly(udp, slab, first);
                 sent.runs += 1;
@@ -79,7 +86,7 @@ impl Outbox {
             }
             let mut count = 0;
             for run in runs[sent.runs..].iter().take(MOST) {
-                if self.refuses(run) {
+                if self.refuses(run) || run.is_probe {
                     break;
                 }
                 let message = Message {

@@ -41,6 +41,7 @@ impl Ends {
             length: 9 * segment + segment / 2,
             segment,
             tos: Tos::default(),
+            is_probe: false,
         };
         let slab: Vec<u8> = (0..7 + run.length).map(|at| (at / 7) as u8).collect();
         let sent = self.outbox.send(&self.from, &slab, &[run]);
@@ -72,6 +73,7 @@ impl Ends {
             length: datagrams * 100,
             segment: 100,
             tos: Tos(tos),
+            is_probe: false,
         };
         let slab = vec![tos; run.length];
         let sent = self.outbox.send(&self.from, &slab, &[run]);
@@ -113,6 +115,7 @@ fn a_run_is_one_send_and_one_receive() {
         length: 5,
         segment: 5,
         tos: Tos::default(),
+        is_probe: false,
     };
     ends.outbox.send(&ends.from, b"alone", &[alone]);
     wait("it arrives", || ends.receive(&mut come) == 1);
@@ -135,6 +138,7 @@ fn an_egress_that_refuses_runs_gets_single_datagrams_and_a_minute_later_runs_aga
         length: 20,
         segment: 10,
         tos: Tos::default(),
+        is_probe: false,
     };
     assert!(!ends.outbox.refuses(&other), "others are not affected");
 
@@ -182,6 +186,7 @@ fn a_full_socket_says_so_and_loses_nothing() {
             length: 10_000,
             segment: 1000,
             tos: Tos::default(),
+            is_probe: false,
         })
         .collect();
     let first = ends.outbox.send(&ends.from, &slab, &runs);
@@ -255,6 +260,7 @@ fn a_receive_without_all_its_control_messages_is_dropped() {
             length: 100 * datagrams,
             segment: 100,
             tos: Tos(2),
+            is_probe: false,
         };
         ends.outbox.send(&ends.from, &[7; 300], &[run]);
     };

@@ -12,4 +12,5 @@ mod flood;
 #[path = "../net/mod.rs"]
 mod net;
 mod node;
+mod path_mtu;
 mod table;
