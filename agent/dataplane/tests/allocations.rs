@@ -50,6 +50,11 @@ const ALL: usize = WARM_UP + MEASURED + (1 << 20);
 fn no_packet_allocates() {
     let net = Net::up();
     let planes = Planes::up(&net, DscpPolicy::default());
+    // Then data carries ECT(0), and the kernel is told so with every send; acknowledgements carry nothing.
+    for side in ["a", "b"] {
+        let mark = || std::fs::write("/proc/sys/net/ipv4/tcp_ecn", "1").unwrap();
+        net.enter(side, mark);
+    }
     let listener = net.enter("b", || TcpListener::bind((INNER_B, 5001)).unwrap());
     let mut client = net.enter("a", || TcpStream::connect((INNER_B, 5001)).unwrap());
     let (mut server, _) = listener.accept().unwrap();
