@@ -45,6 +45,10 @@ const SCENARIOS: &[Scenario] = &[
         relay::the_relay_sees_ciphertext_only,
     ),
     (
+        "congestion_marks_pass_the_relay_and_classes_do_not",
+        relay::congestion_marks_pass_the_relay_and_classes_do_not,
+    ),
+    (
         "links_are_up_and_measure_the_path",
         links::links_are_up_and_measure_the_path,
     ),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use pnsbox_tests::lab::Lab;
 
 /// `pnsbox-marker-7` in hexadecimal, as `ping -p` wants it: at most 16 bytes.
@@ -68,4 +68,61 @@ pub(crate) fn the_relay_sees_ciphertext_only(lab: &Lab) -> Result<()> {
         .count();
     ensure!(frames > 50, "relay frames pass the hub: {frames}\n{hub}");
     Ok(())
+}
+
+/// A packet filter that only looks, or marks: host, and the rule of its one chain.
+const MARKS: [(&str, &str, &str); 3] = [
+    // The way to the relay is congested.
+    (
+        "prov-jateng.gw",
+        "prerouting",
+        "udp dport 51820 ip ecn ect0 ip ecn set ce",
+    ),
+    (
+        "isp",
+        "forward",
+        "meta l4proto udp udp sport 51820 ip dscp != cs0 counter",
+    ),
+    (
+        "kota-malang.gw",
+        "forward",
+        "iifname pns0 icmp type echo-request ip ecn ce ip dscp ef counter",
+    ),
+];
+
+pub(crate) fn congestion_marks_pass_the_relay_and_classes_do_not(lab: &Lab) -> Result<()> {
+    for (host, hook, rule) in MARKS {
+        let table = format!(
+            "table inet marks {{\nchain one {{\ntype filter hook {hook} priority raw;\n{rule}\n}}\n}}"
+        );
+        lab.run(host, &["nft", &table])?;
+    }
+    let outcome = marked_pings(lab);
+    for (host, _, _) in MARKS {
+        lab.run(host, &["nft", "delete table inet marks"])?;
+    }
+    outcome
+}
+
+fn marked_pings(lab: &Lab) -> Result<()> {
+    // EF and ECT(0), as from a telephone that understands marks.
+    let ping = ["ping", "-nc", "5", "-i", "0.05", "-Q", "0xba", "10.55.1.10"];
+    let said = lab.run("kab-demak.lan", &ping)?;
+    ensure!(said.contains(" 0% packet loss"), "{said}");
+    let inside = counted(lab, "kota-malang.gw")?;
+    ensure!(inside == 5, "{inside} of 5 are marked behind the relay");
+    let outside = counted(lab, "isp")?;
+    ensure!(outside == 0, "{outside} datagrams tell a class to the ISP");
+    Ok(())
+}
+
+/// Packets that a host's one rule has counted.
+fn counted(lab: &Lab, host: &str) -> Result<u64> {
+    let said = lab.run(host, &["nft", "list table inet marks"])?;
+    let mut words = said.split_whitespace();
+    words.find(|word| *word == "packets");
+    let count = words
+        .next()
+        .with_context(|| format!("no counter: {said}"))?;
+    Ok(count.parse()?)
 }
