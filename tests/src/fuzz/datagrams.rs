@@ -312,11 +312,12 @@ impl World {
     fn host_sends(&mut self, inner: &[u8]) {
         let caught = self.planes[US].handle_packet(inner, self.now);
         assert!(caught.packets.is_empty() && caught.datagrams.len() <= 1);
-        for (to, datagram) in caught.datagrams {
+        for ((to, datagram), tos) in caught.datagrams.into_iter().zip(caught.tos) {
             assert!(
                 [address(PEER), address(MEMBER)].contains(&to),
                 "sent to {to}"
             );
+            assert_eq!(tos, marks::shown(&datagram, inner), "of {}", datagram[0]);
             assert!(datagram.len() <= 8 + (inner.len() + 15 + 32).max(148));
             self.deliver(US, to, datagram);
         }
@@ -325,10 +326,13 @@ impl World {
     /// A right packet from our host: the peer delivers exactly that.
     fn host_sends_to_a_peer(&mut self, bytes: &mut Unstructured<'_>) {
         let to = [PEER, MEMBER, BEHIND, UNKNOWN][below(bytes, 4)];
-        let inner = packet(US, to, chunk(bytes));
+        let payload = chunk(bytes);
+        let mut inner = packet(US, to, payload);
+        inner[1] = payload.first().copied().unwrap_or(0);
         let caught = self.planes[US].handle_packet(&inner, self.now);
         let mut delivered = Vec::new();
-        for (at, datagram) in caught.datagrams {
+        for ((at, datagram), tos) in caught.datagrams.into_iter().zip(caught.tos) {
+            assert_eq!(tos, marks::shown(&datagram, &inner), "of {}", datagram[0]);
             delivered.extend(self.deliver(US, at, datagram));
         }
         // What the peer kept until our packet confirmed its session comes to us.

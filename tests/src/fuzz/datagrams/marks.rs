@@ -1,5 +1,7 @@
 //! What classes and congestion marks must become, said once more and in another way than the plane does.
 
+use super::nodes::as_frame;
+
 /// What the host gets of a packet that came in a header with `outer` (RFC 6040 section 4.2), but for the checksum;
 /// `None` if it is dropped.
 pub(super) fn delivered(packet: &[u8], outer: u8) -> Option<Vec<u8>> {
@@ -29,6 +31,17 @@ fn header_sum(packet: &[u8]) -> u32 {
         .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
         .sum();
     sum % 0xffff
+}
+
+/// What the header of a datagram has, under the policy `map`, that sending `packet` led to.
+pub(super) fn shown(datagram: &[u8], packet: &[u8]) -> u8 {
+    const HANDSHAKE: u8 = 0x88;
+    let message = as_frame(datagram).map_or(datagram, |(_, inner)| inner);
+    match (message[0], packet[0] >> 4) {
+        (4, 4) => mapped(packet[1]),
+        (4, _) => mapped((packet[0] & 15) << 4 | packet[1] >> 4),
+        _ => HANDSHAKE,
+    }
 }
 
 /// What the policy `map` shows.
