@@ -271,3 +271,24 @@ fn a_receive_without_all_its_control_messages_is_dropped() {
     });
     assert_eq!(come, [vec![7; 100]]);
 }
+
+#[test]
+fn datagrams_of_a_refused_run_keep_class_and_mark() {
+    let mut ends = Ends::up();
+    ends.outbox.kernel_says = Some(libc::EIO);
+    let run = Run {
+        to: ends.to,
+        start: 0,
+        length: 300,
+        segment: 100,
+        tos: Tos(0xba),
+    };
+    ends.outbox.send(&ends.from, &[7; 300], &[run]);
+    let mut come = Vec::new();
+    while come.len() < 3 {
+        wait("they arrive", || ends.receive(&mut come) > 0);
+        let (_, received) = ends.inbox.received();
+        assert!(received.iter().all(|one| one.tos == Tos(0xba)));
+    }
+    assert_eq!(ends.outbox.refused(), 1, "they went one by one");
+}
