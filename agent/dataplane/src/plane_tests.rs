@@ -1,6 +1,7 @@
 //! Planes wired together in memory, through real boringtun sessions: no socket, no thread, no waiting.
 
 mod flood;
+mod replay;
 mod tos;
 
 use std::collections::VecDeque;
