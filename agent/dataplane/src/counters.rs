@@ -150,6 +150,11 @@ pub struct PeerCounters {
     pub rx_bytes: u64,
     /// Inner bytes sent.
     pub tx_bytes: u64,
+    /// Bytes of the peer's WireGuard messages that were accepted, handshakes and keepalives included, without UDP and IP:
+    /// what `wg show` calls received.
+    pub rx_wire_bytes: u64,
+    /// Bytes of WireGuard messages for the peer: what `wg show` calls sent.
+    pub tx_wire_bytes: u64,
     /// Inner packets received.
     pub rx_packets: u64,
     /// Inner packets sent.

@@ -111,6 +111,9 @@ struct Session {
     handshakes: u64,
     handshake_failures: u64,
     relay_handshakes: u64,
+    /// Bytes of messages, whatever they carry.
+    received_bytes: u64,
+    sent_bytes: u64,
 }
 
 impl std::fmt::Debug for Session {
@@ -140,6 +143,8 @@ impl Peer {
             handshakes: 0,
             handshake_failures: 0,
             relay_handshakes: 0,
+            received_bytes: 0,
+            sent_bytes: 0,
         };
         Self {
             key,
@@ -197,6 +202,7 @@ impl Peer {
         let is_sealed = match sealed {
             Sealed::InPlace => {
                 session.last_sent = now;
+                session.sent_bytes += frames.iter().map(|f| f.length as u64).sum::<u64>();
                 true
             }
             Sealed::Kept(initiation) => {
@@ -235,6 +241,8 @@ impl Peer {
         if !opened.contains(&true) {
             return;
         }
+        let accepted = frames.iter().zip(&*opened).filter(|(_, opened)| **opened);
+        session.received_bytes += accepted.map(|(f, _)| f.length as u64).sum::<u64>();
         session.heard(DATA, now);
         self.learn(DATA, source);
         session.flush(&self.path(), message, now, send);
@@ -264,6 +272,9 @@ impl Peer {
             Err(Refused::UnderLoad) => return Err(DropReason::RateLimited),
             Err(Refused::Invalid) => return Err(DropReason::InvalidDatagram),
             Ok(Handled::Accepted | Handled::Reply(_)) => {}
+        }
+        if kind != COOKIE_REPLY {
+            session.received_bytes += datagram.len() as u64;
         }
         session.heard(kind, now);
         self.learn(kind, source);
@@ -440,6 +451,8 @@ impl Peer {
             last_handshake: session.last_handshake,
             rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
+            rx_wire_bytes: session.received_bytes,
+            tx_wire_bytes: session.sent_bytes,
             rx_packets: self.rx_packets.load(Ordering::Relaxed),
             tx_packets: self.tx_packets.load(Ordering::Relaxed),
             handshakes: session.handshakes,
@@ -471,7 +484,19 @@ impl Session {
 
     /// Sends a message that has no packet of the host.
     fn transmit(&mut self, path: &Path, datagram: &[u8], now: Instant, send: Send<'_>) {
-        send(path, Tos::default(), datagram);
+        self.transmit_with(path, Tos::default(), datagram, now, send);
+    }
+
+    fn transmit_with(
+        &mut self,
+        path: &Path,
+        tos: Tos,
+        datagram: &[u8],
+        now: Instant,
+        send: Send<'_>,
+    ) {
+        send(path, tos, datagram);
+        self.sent_bytes += datagram.len() as u64;
         self.last_sent = now;
     }
 
@@ -501,8 +526,8 @@ impl Session {
     /// Sends what waited for the session.
     fn flush(&mut self, path: &Path, message: &mut [u8], now: Instant, send: Send<'_>) {
         while let Some(waiting) = self.core.waiting(now, message) {
-            send(path, waiting.tos, &message[..waiting.length]);
-            self.last_sent = now;
+            let datagram = &message[..waiting.length];
+            self.transmit_with(path, waiting.tos, datagram, now, &mut *send);
         }
     }
 

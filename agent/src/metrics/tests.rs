@@ -237,6 +237,8 @@ fn counters() -> Counters {
             last_handshake: None,
             rx_bytes: 1000,
             tx_bytes: 2000,
+            rx_wire_bytes: 1500,
+            tx_wire_bytes: 2500,
             rx_packets: 10,
             tx_packets: 20,
             handshakes: 3,

@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::Net;
 use crate::node::{Node, PORT, at, peer};
+use crate::pair::iperf;
 use crate::table::{check, exactly};
 
 const HUB: &str = "192.0.2.1";
@@ -77,31 +78,9 @@ impl Scene {
         self.net.run(side, &ping).status.success()
     }
 
-    /// Bytes that one TCP stream carries from the peer to the hub in a second and a half, in Mbit/s.
+    /// What one TCP stream carries from the peer to the hub, in Mbit/s.
     fn throughput(&self) -> f64 {
-        let server = std::process::Command::new("ip")
-            .args(["netns", "exec", &self.net.namespace("hub")])
-            .args(["iperf3", "-s", "-1", "-p", "5201"])
-            .stdout(std::process::Stdio::null())
-            .spawn();
-        let mut server = server.expect("iperf3 is installed");
-        crate::net::wait("iperf3 listens", || {
-            let listening = self.net.run("hub", "ss -ltnH sport = 5201").stdout;
-            !listening.is_empty()
-        });
-        let client = "iperf3 -c 10.200.0.1 -p 5201 -t 2 -f m --json";
-        let said = self.net.run("peer", client).stdout;
-        server.wait().unwrap();
-        let said = String::from_utf8(said).unwrap();
-        let received = said.split("\"sum_received\"").nth(1);
-        let rate = received.and_then(|text| text.split("\"bits_per_second\":").nth(1));
-        let digits: String = rate
-            .expect("iperf3 reports a rate")
-            .trim_start()
-            .chars()
-            .take_while(|c| c.is_ascii_digit())
-            .collect();
-        digits.parse::<f64>().unwrap() / 1e6
+        iperf(&self.net, "peer", "hub", "10.200.0.1", "-t 2")
     }
 
     /// What happens under a flood that `flood` sends: message after message, each with a number, until it is stopped.

@@ -8,9 +8,13 @@
     reason = "a test ends at the first thing that is not as it should be"
 )]
 
+mod counters;
+mod families;
 mod flood;
 #[path = "../net/mod.rs"]
 mod net;
 mod node;
+mod pair;
 mod path_mtu;
+mod roaming;
 mod table;
