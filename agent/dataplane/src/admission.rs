@@ -108,6 +108,11 @@ impl Admission {
         Verdict::Admit
     }
 
+    /// Whether this is the endpoint of a peer.
+    pub(crate) fn knows(&self, endpoint: SocketAddr) -> bool {
+        self.known.has(endpoint)
+    }
+
     /// These are the endpoints of peers now.
     pub(crate) fn know(&mut self, endpoints: impl Iterator<Item = SocketAddr>) {
         self.known.replace(endpoints);

@@ -15,6 +15,8 @@ pub enum DropReason {
     NoPeer,
     /// The peer's endpoint is not known yet.
     NoEndpoint,
+    /// Our own datagram came back through the interface: the route to a peer's endpoint leads into the tunnel.
+    RoutingLoop,
     /// Not an IP packet, or its length field is wrong.
     MalformedPacket,
     /// The inner source lies outside the peer's allowed prefixes.
@@ -49,9 +51,10 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoPeer,
         Self::NoEndpoint,
+        Self::RoutingLoop,
         Self::MalformedPacket,
         Self::WrongSource,
         Self::ShortDatagram,
@@ -74,6 +77,7 @@ impl DropReason {
         match self {
             Self::NoPeer => "no_peer",
             Self::NoEndpoint => "no_endpoint",
+            Self::RoutingLoop => "routing_loop",
             Self::MalformedPacket => "malformed_packet",
             Self::WrongSource => "wrong_source",
             Self::ShortDatagram => "short_datagram",

@@ -1,6 +1,8 @@
 //! As much of an inner IP header as routing and the source check need.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::relay;
 
 /// Source, destination and length of an IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,29 @@ pub(crate) fn parse(packet: &[u8]) -> Option<Header> {
     }
 }
 
+/// Where a tunnel's datagram inside a whole packet goes: the destination of a UDP datagram (RFC 768) that begins like a
+/// WireGuard message or a relay frame; `None` for nearly everything else.
+pub(crate) fn tunnelled_to(packet: &[u8], header: &Header) -> Option<SocketAddr> {
+    let (protocol, length) = match header.destination {
+        IpAddr::V4(_) => (packet.get(9)?, usize::from(packet.first()? & 0x0f) * 4),
+        IpAddr::V6(_) => (packet.get(6)?, 40),
+    };
+    let is_first =
+        header.destination.is_ipv6() || packet.get(6..8)?[0] & 0x1f == 0 && packet[7] == 0;
+    if *protocol != UDP || !is_first {
+        return None;
+    }
+    let datagram = packet.get(length..)?.first_chunk::<12>()?;
+    let [_, _, high, low, _, _, _, _, 1..=4 | relay::KIND, 0, 0, 0] = *datagram else {
+        return None;
+    };
+    let port = u16::from_be_bytes([high, low]);
+    Some(SocketAddr::new(header.destination, port))
+}
+
+/// IP protocol number (IANA).
+const UDP: u8 = 17;
+
 fn bounded(
     source: IpAddr,
     destination: IpAddr,
@@ -58,4 +83,54 @@ fn bounded(
         destination,
         length,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn udp(port: u16, payload: &[u8]) -> [Vec<u8>; 2] {
+        let length = u16::try_from(8 + payload.len()).unwrap();
+        let mut datagram = [9u16, port, length, 0].map(u16::to_be_bytes).concat();
+        datagram.extend(payload);
+        let [a, b] = (20 + length).to_be_bytes();
+        let mut v4 = vec![0x45, 0, a, b, 0, 0, 0x40, 0, 64, 17, 0, 0];
+        v4.extend([10, 0, 0, 1, 192, 0, 2, 7]);
+        let [a, b] = length.to_be_bytes();
+        let mut v6 = vec![0x60, 0, 0, 0, a, b, 17, 64];
+        v6.extend([1; 16]);
+        v6.extend([2; 16]);
+        [v4, v6].map(|header| [header, datagram.clone()].concat())
+    }
+
+    fn target(packet: &[u8]) -> Option<String> {
+        let header = parse(packet).unwrap();
+        tunnelled_to(packet, &header).map(|to| to.to_string())
+    }
+
+    #[test]
+    fn only_what_begins_like_a_tunnels_datagram_is_one() {
+        for first in [1, 2, 3, 4, 0x70] {
+            let [v4, v6] = udp(51820, &[first, 0, 0, 0, 9]);
+            assert_eq!(target(&v4).as_deref(), Some("192.0.2.7:51820"));
+            let v6 = target(&v6).unwrap();
+            assert_eq!(v6, "[202:202:202:202:202:202:202:202]:51820");
+        }
+        for other in [
+            &[0, 0, 0, 0][..],
+            &[5, 0, 0, 0],
+            &[4, 0, 1, 0],
+            &[4, 0, 0],
+            &[],
+        ] {
+            assert_eq!(
+                udp(51820, other).map(|packet| target(&packet)),
+                [None, None]
+            );
+        }
+        let [mut v4, mut v6] = udp(51820, &[4, 0, 0, 0]);
+        (v4[7], v6[6]) = (1, 6);
+        assert_eq!(target(&v4), None, "a later fragment has no ports");
+        assert_eq!(target(&v6), None, "TCP");
+    }
 }

@@ -98,13 +98,27 @@ impl Plane {
             peer.configure(config, now);
             peer
         });
+        self.know_endpoints(&table);
         self.table.store(Arc::new(table));
         Ok(())
+    }
+
+    fn know_endpoints(&self, table: &Table) {
+        let endpoints = table.peers().filter_map(|peer| match peer.path() {
+            Path::Direct(address) => Some(address),
+            Path::Unknown | Path::Relay { .. } => None,
+        });
+        self.admission.lock().know(endpoints);
     }
 
     /// The present peers; for one burst of packets, so that a new snapshot is seen soon.
     pub(crate) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// Whether a peer is there, as of the last tick or snapshot.
+    pub(crate) fn is_endpoint(&self, address: SocketAddr) -> bool {
+        self.admission.lock().knows(address)
     }
 
     /// What is to be done with frames of `channel` that come from `source`.
@@ -147,11 +161,7 @@ impl Plane {
     /// Timers of every peer; about every 200 ms.
     pub(crate) fn tick(&self, now: Instant, message: &mut [u8], out: &mut dyn Output) {
         let table = self.table.load();
-        let endpoints = table.peers().filter_map(|peer| match peer.path() {
-            Path::Direct(address) => Some(address),
-            Path::Unknown | Path::Relay { .. } => None,
-        });
-        self.admission.lock().know(endpoints);
+        self.know_endpoints(&table);
         for peer in table.peers() {
             if let Path::Relay { via, .. } = peer.path()
                 && let Some(relay) = table.by_key(&via)

@@ -1,7 +1,7 @@
 //! Relay frames: a WireGuard datagram with eight bytes in front, on the same socket.
 
 /// Byte 0 of a frame. WireGuard's own types are 1 to 4 (whitepaper section 5.4), so they never collide.
-const KIND: u8 = 0x70;
+pub(crate) const KIND: u8 = 0x70;
 
 /// Bytes in front of the datagram: kind, three zeros, channel.
 pub(crate) const HEADER_BYTES: usize = 8;

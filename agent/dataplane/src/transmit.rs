@@ -144,6 +144,11 @@ impl Transmitter {
         let peer = table
             .by_address(header.destination)
             .ok_or(DropReason::NoPeer)?;
+        // Sealed and sent again it would come back again, for ever.
+        let comes_back = |to| peer.path() == Path::Direct(to) || plane.is_endpoint(to);
+        if packet::tunnelled_to(packet, &header).is_some_and(comes_back) {
+            return Err(DropReason::RoutingLoop);
+        }
         let segments = Segments::parse(VnetHeader::decode(vnet), &packet[..header.length])
             .map_err(|_| DropReason::MalformedPacket)?;
         // One for all that the host merged: what differs there is not merged.

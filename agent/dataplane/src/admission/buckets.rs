@@ -74,6 +74,10 @@ impl Known {
             .is_some_and(|(bucket, _)| super::KNOWN.take(bucket, now))
     }
 
+    pub(super) fn has(&self, endpoint: SocketAddr) -> bool {
+        self.endpoints.contains_key(&endpoint)
+    }
+
     /// Known are these; those that stay keep their buckets.
     pub(super) fn replace(&mut self, endpoints: impl Iterator<Item = SocketAddr>) {
         self.generation += 1;

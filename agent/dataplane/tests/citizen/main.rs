@@ -17,4 +17,5 @@ mod node;
 mod pair;
 mod path_mtu;
 mod roaming;
+mod routing;
 mod table;
