@@ -2,6 +2,7 @@
 
 mod flood;
 mod replay;
+mod timers;
 mod tos;
 
 use std::collections::VecDeque;

@@ -11,6 +11,7 @@
 mod counters;
 mod families;
 mod flood;
+mod keys;
 #[path = "../net/mod.rs"]
 mod net;
 mod node;
@@ -18,4 +19,7 @@ mod pair;
 mod path_mtu;
 mod roaming;
 mod routing;
+mod silence;
 mod table;
+mod teardown;
+mod weather;
