@@ -1,7 +1,7 @@
 //! Whether the data plane is a good WireGuard citizen: checks in network namespaces, with the kernel's own tools.
 //!
 //! With `PNSBOX_TABLE=1` (and `--nocapture --test-threads=1`) each check says what was expected and what was seen.
-//! Needs root, iproute2, iputils-ping, iperf3 and nftables; `scripts/test.sh` installs them.
+//! Needs root, iproute2, iputils-ping, iperf3, nftables and wireguard-go; `scripts/test.sh` installs them.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,4 +22,5 @@ mod routing;
 mod silence;
 mod table;
 mod teardown;
+mod theirs;
 mod weather;
