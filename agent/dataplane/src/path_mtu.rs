@@ -149,6 +149,7 @@ impl PathMtu {
     /// `is_trusted`: large ones among them, which nobody on the path would fragment.
     pub(crate) fn due(&mut self, now: Instant, is_used: bool, is_trusted: bool) -> Option<Due> {
         match &mut self.state {
+            State::Wanted if self.largest <= SMALLEST_MTU => None,
             State::Wanted => Some(self.search(now, 1, None)),
             State::Searching { round, since, best } => {
                 if now.duration_since(*since) < ROUND {
@@ -307,6 +308,13 @@ mod tests {
             assert_eq!(world.found(), (Some(expected.0), expected.1), "{passes}");
             assert_eq!(world.run(60 * SECOND, false), [], "{passes}");
         }
+    }
+
+    #[test]
+    fn where_nothing_can_be_found_nothing_is_asked() {
+        let mut world = World::new(1280, Some(1500));
+        assert_eq!(world.run(1000 * SECOND, true), []);
+        assert_eq!(world.found(), (None, None));
     }
 
     #[test]

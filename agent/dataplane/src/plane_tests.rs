@@ -58,11 +58,15 @@ impl World {
     }
 
     fn with_policy(count: u8, dscp: DscpPolicy) -> Self {
+        Self::of(count, dscp, 1380)
+    }
+
+    fn of(count: u8, dscp: DscpPolicy, mtu: u16) -> Self {
         let now = Instant::now();
         let node = |n: u8| {
             let private = [n + 1; 32];
             let address = SocketAddr::from(([192, 0, 2, n + 1], 51820));
-            let plane = MemoryPlane::new(private, core(n), dscp, 1380, 7, now);
+            let plane = MemoryPlane::new(private, core(n), dscp, mtu, 7, now);
             Node {
                 plane,
                 key: public_key(&private),

@@ -282,6 +282,7 @@ fn datagrams_of_a_refused_run_keep_class_and_mark() {
         length: 300,
         segment: 100,
         tos: Tos(0xba),
+        is_probe: false,
     };
     ends.outbox.send(&ends.from, &[7; 300], &[run]);
     let mut come = Vec::new();

@@ -32,90 +32,36 @@ const INNER: [[&str; 2]; 2] = [["10.200.0.1", "10.200.0.2"], ["fd00::1", "fd00::
 impl World {
     /// `is_v6`: the outer path is IPv6. `mtu` is that of the link between the routers.
     fn up(is_v6: bool, mtu: u16) -> Self {
-        let net = Net::of(&["a", "r", "s", "b"]);
-        for (sides, name, number) in [
-            (["a", "r"], "u0", 1),
-            (["r", "s"], "m0", 2),
-            (["s", "b"], "u1", 3),
-        ] {
-            net.veth(
-                sides,
-                name,
-                [1, 2].map(|end| outer(is_v6, number, end) + if is_v6 { "/64" } else { "/24" }),
-            );
-        }
-        for (side, via) in [("a", (1, 2)), ("r", (2, 2)), ("s", (2, 1)), ("b", (3, 1))] {
-            let family = if is_v6 { "-6 " } else { "" };
-            net.ip(
-                side,
-                &format!(
-                    "{family}route add default via {}",
-                    outer(is_v6, via.0, via.1)
-                ),
-            );
-        }
-        for side in ["r", "s"] {
-            for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
-                ok(&net, side, &format!("sysctl -qw {setting}"));
-            }
-            ok(&net, side, "nft add table inet silent");
-            ok(
-                &net,
-                side,
-                "nft add chain inet silent out { type filter hook output priority 0 ; }",
-            );
-            ok(
-                &net,
-                side,
-                "nft add rule inet silent out icmp type destination-unreachable drop",
-            );
-            ok(
-                &net,
-                side,
-                "nft add rule inet silent out icmpv6 type packet-too-big drop",
-            );
-        }
-        let inner = |end: usize| {
-            [
-                format!("{}/24", INNER[0][end]),
-                format!("{}/64", INNER[1][end]),
-            ]
-        };
-        let start = |side, number, end| {
-            let addresses = inner(end);
+        let net = routed(is_v6);
+        let start = |side, number, end: usize| {
+            let [v4, v6] = INNER.map(|ends| ends[end]);
             Node::up(
                 &net,
                 side,
                 number,
-                &addresses.each_ref().map(String::as_str),
+                &[&format!("{v4}/24"), &format!("{v6}/64")],
                 MTU,
             )
         };
         let (a, b) = (start("a", 1, 0), start("b", 2, 1));
         let world = Self { net, a, b };
         world.narrow(mtu);
-        let prefixes = |end: usize| {
-            [
-                format!("{}/32", INNER[0][end]),
-                format!("{}/128", INNER[1][end]),
-            ]
-        };
         let there = outer(is_v6, 3, 2);
         let there = if is_v6 {
             format!("[{there}]:51820")
         } else {
             format!("{there}:51820")
         };
-        world.b.set(vec![peer(
-            world.a.key(),
-            &prefixes(0).each_ref().map(String::as_str),
-            PathConfig::Passive,
-        )]);
-        world.a.set(vec![peer(
-            world.b.key(),
-            &prefixes(1).each_ref().map(String::as_str),
-            at(&there),
-        )]);
+        let known = |node: &Node, end: usize, path| {
+            let [v4, v6] = INNER.map(|ends| ends[end]);
+            vec![peer(
+                node.key(),
+                &[&format!("{v4}/32"), &format!("{v6}/128")],
+                path,
+            )]
+        };
+        world.b.set(known(&world.a, 0, PathConfig::Passive));
+        world.a.set(known(&world.b, 1, at(&there)));
         world
     }
 
@@ -169,6 +115,46 @@ impl World {
         });
         begun.elapsed()
     }
+}
+
+/// `a` and `b`, and between them two routers that are silent about what is too large.
+fn routed(is_v6: bool) -> Net {
+    let net = Net::of(&["a", "r", "s", "b"]);
+    let length = if is_v6 { 64 } else { 24 };
+    for (sides, name, number) in [
+        (["a", "r"], "u0", 1),
+        (["r", "s"], "m0", 2),
+        (["s", "b"], "u1", 3),
+    ] {
+        net.veth(
+            sides,
+            name,
+            [1, 2].map(|end| format!("{}/{length}", outer(is_v6, number, end))),
+        );
+    }
+    for (side, number, end) in [("a", 1, 2), ("r", 2, 2), ("s", 2, 1), ("b", 3, 1)] {
+        let family = if is_v6 { "-6 " } else { "" };
+        net.ip(
+            side,
+            &format!(
+                "{family}route add default via {}",
+                outer(is_v6, number, end)
+            ),
+        );
+    }
+    for side in ["r", "s"] {
+        for command in [
+            "sysctl -qw net.ipv4.ip_forward=1",
+            "sysctl -qw net.ipv6.conf.all.forwarding=1",
+            "nft add table inet silent",
+            "nft add chain inet silent out { type filter hook output priority 0 ; }",
+            "nft add rule inet silent out icmp type destination-unreachable drop",
+            "nft add rule inet silent out icmpv6 type packet-too-big drop",
+        ] {
+            ok(&net, side, command);
+        }
+    }
+    net
 }
 
 fn outer(is_v6: bool, net: u8, end: u8) -> String {
