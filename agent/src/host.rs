@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pnsbox_agent_core::event::HostFacts;
 use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
 use pnsbox_dataplane::tun::{self, Tun, TunError};
-use pnsbox_dataplane::{Counters, Dataplane, DscpPolicy, ProtocolCore, Settings};
+use pnsbox_dataplane::{Counters, Dataplane, DscpPolicy, PeerCounters, ProtocolCore, Settings};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -34,6 +34,7 @@ mod error;
 mod facts;
 mod netlink;
 pub mod nftables;
+mod path_mtu;
 mod plane;
 mod preflight;
 mod routing;
@@ -42,6 +43,7 @@ mod sysctl;
 pub use error::{HostError, HostObject};
 use netlink::Netlink;
 pub use nftables::FilterDrops;
+use path_mtu::PathMtus;
 
 /// The kernel and the data plane, as far as they are ours.
 ///
@@ -59,6 +61,8 @@ pub struct Host {
     index: Arc<AtomicU32>,
     table: nftables::Table,
     applied: HostConfig,
+    /// As the routes have them.
+    path_mtus: PathMtus,
 }
 
 /// What does not come from the view.
@@ -109,6 +113,7 @@ impl Host {
             index,
             table: nftables::Table::default(),
             applied: HostConfig::default(),
+            path_mtus: PathMtus::default(),
         };
         host.remove_stale_interface().await?;
         host.change_to(&HostConfig::default()).await?;
@@ -146,6 +151,23 @@ impl Host {
         warn!(object = object.as_str(), %found, "another program has changed the host; putting it back");
         self.change_to(&config).await?;
         Ok(Some(object))
+    }
+
+    /// Gives routes the MTU that the paths behind them carry, if that has changed: so the kernel tells hosts on the LAN
+    /// what is too big.
+    pub async fn follow_path_mtus(&mut self, peers: &[PeerCounters]) -> Result<(), HostError> {
+        let Some((index, mtu)) = self.plane.as_ref().map(|plane| (plane.index, plane.mtu)) else {
+            return Ok(());
+        };
+        let found = PathMtus::of(peers, mtu);
+        if found == self.path_mtus {
+            return Ok(());
+        }
+        let routes = routing::wanted_routes(&self.applied, index, &found, self.ipv6);
+        routing::set_routes(&self.netlink, &routes).await?;
+        info!(?found, "routes have the MTU of their paths");
+        self.path_mtus = found;
+        Ok(())
     }
 
     /// The host's own network, without our interface.
@@ -229,7 +251,7 @@ impl Host {
         }
         step("host_peers_set");
         routing::set_rules(&self.netlink, true, self.ipv6).await?;
-        let routes = routing::wanted_routes(config, index, self.ipv6);
+        let routes = routing::wanted_routes(config, index, &self.path_mtus, self.ipv6);
         routing::set_routes(&self.netlink, &routes).await?;
         step("host_routes_set");
         Ok(())
@@ -292,6 +314,7 @@ impl Host {
         if let Some(plane) = self.plane.take() {
             // Joins threads that wake at least every 250 ms; the caller has nothing else to do meanwhile.
             plane.dataplane.stop();
+            self.path_mtus = PathMtus::default();
             info!(interface = %self.settings.interface, "data plane stopped");
         }
         self.index.store(0, Ordering::Relaxed);
@@ -327,7 +350,7 @@ impl Host {
         }
         let present = config.interface.is_some();
         let routes = match present {
-            true => routing::wanted_routes(config, index, self.ipv6),
+            true => routing::wanted_routes(config, index, &self.path_mtus, self.ipv6),
             false => Default::default(),
         };
         routing::verify(&self.netlink, &routes, present, self.ipv6).await?;

@@ -242,7 +242,7 @@ impl Families {
         }
     }
 
-    fn fill_peer(&self, peer: &PeerHealth, mtu: Option<u16>) {
+    fn fill_peer(&self, peer: &PeerHealth, interface_mtu: Option<u16>) {
         let label = &[peer.node.as_str()];
         self.peer_up
             .with_label_values(label)
@@ -262,7 +262,7 @@ impl Families {
                 family.with_label_values(label).set(value);
             }
         }
-        if let Some(mtu) = mtu {
+        if let Some(mtu) = peer.path_mtu.or(interface_mtu) {
             self.peer_mtu_bytes
                 .with_label_values(label)
                 .set(i64::from(mtu));

@@ -38,6 +38,9 @@ pub struct PeerHealth {
     pub endpoint: Option<SocketAddr>,
     /// The node that relays for the pair, if one does.
     pub relay: Option<NodeName>,
+    /// The largest inner packet that reaches the peer without being fragmented, in bytes, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
     /// Completion of the last handshake.
     pub last_handshake: Option<UnixTime>,
     /// Bytes received from the peer, inner packets.

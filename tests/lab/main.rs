@@ -15,6 +15,7 @@ mod hostile;
 mod leftovers;
 mod links;
 mod monitoring;
+mod mtu;
 mod reach;
 mod relay;
 mod secrets;
@@ -104,6 +105,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_box_joins_within_ten_seconds",
         enrolment::a_box_joins_within_ten_seconds,
+    ),
+    (
+        "a_path_that_is_narrower_becomes_the_mtu_of_its_routes",
+        mtu::a_path_that_is_narrower_becomes_the_mtu_of_its_routes,
     ),
     (
         "a_second_agent_and_a_port_in_use_are_named",

@@ -227,6 +227,8 @@ pub struct TunnelState {
     pub key: WireguardKey,
     /// Where its datagrams go.
     pub endpoint: Option<SocketAddr>,
+    /// The largest inner packet that reaches it without being fragmented, in bytes, if that is known.
+    pub path_mtu: Option<u16>,
     /// Completion of the last handshake.
     pub last_handshake: Option<UnixTime>,
     /// Inner bytes received.

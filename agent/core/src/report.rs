@@ -174,6 +174,7 @@ impl Agent {
                 PeerPath::Relay { relay, .. } => Some(relay.clone()),
                 PeerPath::Passive | PeerPath::Direct { .. } => None,
             },
+            path_mtu: tunnel.and_then(|tunnel| tunnel.path_mtu),
             last_handshake,
             rx_bytes: tunnel.map_or(0, |tunnel| tunnel.rx_bytes),
             tx_bytes: tunnel.map_or(0, |tunnel| tunnel.tx_bytes),

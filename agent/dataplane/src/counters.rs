@@ -138,7 +138,7 @@ pub struct WorkerCounters {
 }
 
 /// One peer's counters, kept as long as the peer stays in the snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerCounters {
     /// The peer.
     pub public_key: PublicKey,

@@ -85,6 +85,7 @@ pub(crate) fn peers(peers: &[PeerHealth]) -> String {
         "PEER",
         "TUNNEL",
         "PATH",
+        "MTU",
         "HANDSHAKE",
         "LINK",
         "RTT MS",
@@ -101,10 +102,14 @@ pub(crate) fn peers(peers: &[PeerHealth]) -> String {
             || "never".into(),
             |t| format!("{} s ago", t.age(now).as_secs()),
         );
+        let mtu = peer
+            .path_mtu
+            .map_or_else(|| "-".into(), |mtu| mtu.to_string());
         table.add_row([
             peer.node.to_string(),
             if peer.up { "up" } else { "down" }.into(),
             path,
+            mtu,
             age,
             if peer.link { "up" } else { "down" }.into(),
             number(peer.rtt_ms),

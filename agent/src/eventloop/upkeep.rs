@@ -19,6 +19,10 @@ impl EventLoop {
     pub(super) async fn tick(&mut self) {
         self.repair().await;
         if let Some(counters) = self.host.counters() {
+            if let Err(error) = self.host.follow_path_mtus(&counters.peers).await {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                warn!(%error, "routes keep the MTU that they have");
+            }
             let tunnels = counters.peers.iter().map(tunnel_state).collect();
             self.handle(Input::Tunnels(tunnels));
         }
@@ -108,6 +112,7 @@ fn tunnel_state(peer: &pnsbox_dataplane::PeerCounters) -> TunnelState {
     TunnelState {
         key: WireguardKey(peer.public_key),
         endpoint: peer.endpoint,
+        path_mtu: peer.path_mtu,
         last_handshake: peer.last_handshake.map(UnixTime::from),
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,

@@ -12,7 +12,8 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
@@ -81,7 +82,12 @@ pub(super) enum Via {
     /// Looks no further in this table.
     Throw,
     /// Leaves through one interface.
-    Interface(u32),
+    Interface {
+        /// Which.
+        index: u32,
+        /// For packets that take this route, in bytes, if it is not the interface's.
+        mtu: Option<u16>,
+    },
     /// Anything else; never ours.
     Other,
 }
@@ -319,8 +325,10 @@ fn our_route(destination: IpNet, via: Via) -> RouteMessage {
     route.attributes.push(RouteAttribute::Table(TABLE));
     route.header.protocol = PROTOCOL;
     match via {
-        Via::Interface(index) => {
+        Via::Interface { index, mtu } => {
             route.attributes.push(RouteAttribute::Oif(index));
+            let mtu = mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.into())]));
+            route.attributes.extend(mtu);
             if address.is_ipv4() {
                 route.header.scope = RouteScope::Link;
             }
@@ -382,13 +390,14 @@ fn route(message: RouteMessage) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let (mut interface, mut gateway, mut hops) = (None, None, Vec::new());
+    let (mut interface, mut gateway, mut mtu, mut hops) = (None, None, None, Vec::new());
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Destination(address) => destination = ip(address)?,
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Metrics(metrics) => mtu = route_mtu(metrics),
             RouteAttribute::MultiPath(next) => {
                 hops = next
                     .iter()
@@ -401,7 +410,7 @@ fn route(message: RouteMessage) -> Option<Route> {
     hops.extend(interface.map(|index| (index, gateway)));
     let via = match (message.header.kind, interface) {
         (RouteType::Throw, _) => Via::Throw,
-        (RouteType::Unicast, Some(index)) if gateway.is_none() => Via::Interface(index),
+        (RouteType::Unicast, Some(index)) if gateway.is_none() => Via::Interface { index, mtu },
         _ => Via::Other,
     };
     let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
@@ -411,6 +420,13 @@ fn route(message: RouteMessage) -> Option<Route> {
         via,
         hops,
         message,
+    })
+}
+
+fn route_mtu(metrics: &[RouteMetric]) -> Option<u16> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => u16::try_from(*mtu).ok(),
+        _ => None,
     })
 }
 

@@ -10,6 +10,7 @@ use rtnetlink::IpVersion;
 
 use super::error::{HostError, HostObject};
 use super::netlink::{Address, Netlink, NetlinkError, Route, TABLE, Via, is_exact};
+use super::path_mtu::PathMtus;
 
 /// Our interface's addresses.
 pub(super) fn wanted_addresses(interface: &Interface, ipv6: bool) -> BTreeSet<IpNet> {
@@ -21,11 +22,18 @@ pub(super) fn wanted_addresses(interface: &Interface, ipv6: bool) -> BTreeSet<Ip
 }
 
 /// Our table's routes. `index` is our interface's; without it only throws can be.
-pub(super) fn wanted_routes(config: &HostConfig, index: u32, ipv6: bool) -> BTreeMap<IpNet, Via> {
-    let routes = config
-        .routes
-        .iter()
-        .map(|route| (route.trunc(), Via::Interface(index)));
+pub(super) fn wanted_routes(
+    config: &HostConfig,
+    index: u32,
+    mtus: &PathMtus,
+    ipv6: bool,
+) -> BTreeMap<IpNet, Via> {
+    let mtus = mtus.by_destination(config);
+    let routes = config.routes.iter().map(|route| {
+        let destination = route.trunc();
+        let mtu = mtus.get(&destination).copied();
+        (destination, Via::Interface { index, mtu })
+    });
     // A throw for the same destination wins: the host's own network is never routed away.
     let throws = config
         .throws
@@ -186,7 +194,14 @@ fn difference(wanted: &BTreeMap<IpNet, Via>, present: &BTreeSet<(IpNet, Via)>) -
 mod tests {
     use super::*;
 
-    const PNS0: Via = Via::Interface(7);
+    const PNS0: Via = Via::Interface {
+        index: 7,
+        mtu: None,
+    };
+    const NARROW: Via = Via::Interface {
+        index: 7,
+        mtu: Some(1296),
+    };
 
     #[test]
     fn equal_needs_nothing() {
@@ -215,7 +230,29 @@ mod tests {
     fn routes_through_an_interface_that_has_gone_are_set_anew() {
         check(
             &[("10.1.0.0/16", PNS0)],
-            &[("10.1.0.0/16", Via::Interface(6))],
+            &[(
+                "10.1.0.0/16",
+                Via::Interface {
+                    index: 6,
+                    mtu: None,
+                },
+            )],
+            &[("10.1.0.0/16", PNS0)],
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_route_whose_mtu_changes_is_replaced_in_place() {
+        check(
+            &[("10.1.0.0/16", NARROW)],
+            &[("10.1.0.0/16", PNS0)],
+            &[("10.1.0.0/16", NARROW)],
+            &[],
+        );
+        check(
+            &[("10.1.0.0/16", PNS0)],
+            &[("10.1.0.0/16", NARROW)],
             &[("10.1.0.0/16", PNS0)],
             &[],
         );
@@ -229,11 +266,11 @@ mod tests {
             ..HostConfig::default()
         };
         assert_eq!(
-            wanted_routes(&config, 7, true),
+            wanted_routes(&config, 7, &PathMtus::default(), true),
             map(&[("10.1.0.0/16", Via::Throw), ("fd00::/8", PNS0)])
         );
         assert_eq!(
-            wanted_routes(&config, 7, false),
+            wanted_routes(&config, 7, &PathMtus::default(), false),
             map(&[("10.1.0.0/16", Via::Throw)])
         );
     }

@@ -189,6 +189,7 @@ pub(super) fn health(words: &str) -> HealthReport {
             up: true,
             endpoint: None,
             relay: Some(known(FAR)),
+            path_mtu: Some(1280),
             last_handshake: Some(UnixTime(990)),
             rx_bytes: 1,
             tx_bytes: 2,

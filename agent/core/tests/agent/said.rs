@@ -36,6 +36,7 @@ fn handshakes(agent: &mut Driven, at: UnixTime) {
     let tunnel = |number| TunnelState {
         key: WireguardKey([number; 32]),
         endpoint: None,
+        path_mtu: None,
         last_handshake: Some(at),
         rx_bytes: 1,
         tx_bytes: 1,

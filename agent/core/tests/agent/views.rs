@@ -431,6 +431,7 @@ fn where_peers_were_seen_is_saved_now_and_then_and_tried_after_a_restart() {
         agent.input(Input::Tunnels(vec![TunnelState {
             key: WireguardKey([33; 32]),
             endpoint: Some(endpoint.parse().unwrap()),
+            path_mtu: None,
             last_handshake: None,
             rx_bytes: 0,
             tx_bytes: 0,
