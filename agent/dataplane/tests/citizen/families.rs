@@ -1,16 +1,17 @@
 //! Either IP inside either IP, with a small and a large MTU; and many streams at once.
 
 use crate::net::{OUTER_A, OUTER_B};
-use crate::pair::{A, A6, B, B6, OUTER_A6, OUTER_B6, Pair, iperf};
+use crate::pair::{A, A6, B, B6, OUTER_A6, OUTER_B6, Pair, alone, iperf};
 use crate::table::{check, exactly};
 
 fn every_family(mtu: u16) {
+    let _alone = alone();
     let pair = Pair::strangers(mtu);
     for (outer, a, b) in [("v4", OUTER_A, OUTER_B), ("v6", OUTER_A6, OUTER_B6)] {
         pair.meet(a, b);
         for (inner, to, back, header) in [("v4", B, A, 28), ("v6", B6, A6, 48)] {
             let what = |what: &str| format!("{inner} in {outer}, MTU {mtu}: {what}");
-            let largest = format!("-i 0.05 -W 2 -M do -s {}", mtu - header);
+            let largest = format!("-W 10 -M do -s {}", mtu - header);
             exactly(
                 &what("largest pings of 5 there"),
                 5,
@@ -40,6 +41,7 @@ fn either_ip_in_either_ip_with_a_large_mtu() {
 
 #[test]
 fn fifty_streams_at_once() {
+    let _alone = alone();
     let pair = Pair::up();
     let there = iperf(&pair.net, "a", "b", B, "-P 50 -t 2");
     check("50 TCP streams, Mbit/s", "> 50", there, there > 50.0);

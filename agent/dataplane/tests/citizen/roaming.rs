@@ -107,7 +107,7 @@ fn a_nat_that_forgets_is_bound_anew_by_the_next_packet() {
         0,
         ping(&behind.net, "a", 1, "-W 1", B),
     );
-    let back = ping(&behind.net, "b", 1, "-W 2", A);
+    let back = ping(&behind.net, "b", 1, "-W 10", A);
     exactly("the inside's next packet is answered", 1, back);
     let port = behind.port();
     check(
@@ -120,7 +120,7 @@ fn a_nat_that_forgets_is_bound_anew_by_the_next_packet() {
     exactly(
         "and the outside reaches it there",
         1,
-        ping(&behind.net, "a", 1, "-W 2", B),
+        ping(&behind.net, "a", 1, "-W 10", B),
     );
 }
 
@@ -133,7 +133,7 @@ fn a_keepalive_holds_a_nat_open_and_two_do_not_fight() {
     exactly(
         "an idle NAT is open",
         1,
-        ping(&behind.net, "a", 1, "-W 2", B),
+        ping(&behind.net, "a", 1, "-W 10", B),
     );
     exactly("the NAT's port is the same", before, behind.port());
     let handshakes = [behind.a.peer(behind.b.key()), behind.b.peer(behind.a.key())];
