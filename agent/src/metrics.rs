@@ -133,7 +133,7 @@ families! {
     peer_rtt_seconds: GaugeVec, PEER, "Round-trip time of the last probes; absent without a link.";
     peer_jitter_seconds: GaugeVec, PEER, "Mean deviation of the round-trip time; absent without a link.";
     peer_loss_ratio: GaugeVec, PEER, "Share of the last probes that were lost; absent without a link.";
-    peer_mtu_bytes: IntGaugeVec, PEER, "Largest inner packet that is sent to the peer.";
+    peer_mtu_bytes: IntGaugeVec, PEER, "Largest inner packet that is sent to the peer whole.";
     own_service_healthy: IntGaugeVec, &["service", "kind"], "1 while the checks of a service of this box pass.";
     services: IntGaugeVec, &["state"], "Services that this box knows of: available or blocked_by_policy.";
     drop_packets_total: IntCounterVec, &["reason"], "Packets dropped by the data plane, or by the packet filter (filter_*).";

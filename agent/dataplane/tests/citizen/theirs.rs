@@ -95,6 +95,7 @@ impl Drop for Theirs {
         // It may be gone already.
         drop(self.child.kill());
         drop(self.child.wait());
+        drop(std::fs::remove_file(&self.socket));
     }
 }
 
