@@ -44,8 +44,8 @@ pub enum Request {
         anchor: AnchorText,
         /// Prefixes to claim; absent means those found on the box.
         lan: Option<Vec<IpNet>>,
-        /// Where others reach the WireGuard port.
-        public: Option<SocketAddr>,
+        /// Where others reach the WireGuard port: at most one address of each version of IP.
+        public: Vec<SocketAddr>,
     },
     /// Measure the way to a peer, through tunnel and link; answered by [`Pong`].
     Ping {
@@ -108,8 +108,8 @@ pub enum Question {
         anchor: AnchorText,
         /// Prefixes to claim; absent means those found on the box.
         lan: Option<Vec<IpNet>>,
-        /// Where others reach the WireGuard port.
-        public: Option<SocketAddr>,
+        /// Where others reach the WireGuard port: at most one address of each version of IP.
+        public: Vec<SocketAddr>,
         /// Answer.
         answer: oneshot::Sender<Result<Joined, String>>,
     },

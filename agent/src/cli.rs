@@ -49,9 +49,10 @@ enum Command {
         /// Route no LAN prefix: only the box itself joins.
         #[arg(long)]
         no_lan: bool,
-        /// The public address and UDP port under which others reach this box's WireGuard.
+        /// The public address and UDP port under which others reach this box's WireGuard; twice, if it has one of
+        /// IPv4 and one of IPv6. Boxes that have both use the first.
         #[arg(long, value_name = "ADDR:PORT")]
-        public: Option<SocketAddr>,
+        public: Vec<SocketAddr>,
     },
     /// Everything about this box on one screen.
     Status,
@@ -160,7 +161,7 @@ fn join(
     as_json: bool,
     anchor: AnchorText,
     lan: Option<Vec<IpNet>>,
-    public: Option<SocketAddr>,
+    public: Vec<SocketAddr>,
 ) -> Result<String, AskError> {
     let anchor = match anchor.expose() {
         "-" => std::io::read_to_string(std::io::stdin())

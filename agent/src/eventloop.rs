@@ -284,13 +284,13 @@ impl EventLoop {
         &mut self,
         anchor: &str,
         lan: Option<Vec<IpNet>>,
-        public: Option<SocketAddr>,
+        public: Vec<SocketAddr>,
         answer: oneshot::Sender<Result<Joined, String>>,
     ) {
         let command = if self.join.is_some() {
             Err("a join is already under way; wait for its answer".to_owned())
         } else {
-            self.join_command(anchor, lan, public)
+            self.join_command(anchor, lan, &public)
         };
         match command {
             Ok(command) => {
@@ -305,8 +305,9 @@ impl EventLoop {
         &self,
         anchor: &str,
         lan: Option<Vec<IpNet>>,
-        public_endpoint: Option<SocketAddr>,
+        public: &[SocketAddr],
     ) -> Result<JoinCommand, String> {
+        let (public_endpoint, second_endpoint) = endpoints(public)?;
         let anchor: Anchor = anchor
             .parse()
             .map_err(|e: pnsbox_proto::anchor::AnchorError| e.to_string())?;
@@ -318,6 +319,7 @@ impl EventLoop {
             anchor,
             prefixes,
             public_endpoint,
+            second_endpoint,
         })
     }
 
@@ -422,5 +424,15 @@ fn now(started: Instant) -> Now {
     Now {
         monotonic: started.elapsed(),
         wall: UnixTime::from(SystemTime::now()),
+    }
+}
+
+/// One address, or one of each version of IP.
+fn endpoints(public: &[SocketAddr]) -> Result<(Option<SocketAddr>, Option<SocketAddr>), String> {
+    match *public {
+        [] => Ok((None, None)),
+        [one] => Ok((Some(one), None)),
+        [first, second] if first.is_ipv4() != second.is_ipv4() => Ok((Some(first), Some(second))),
+        _ => Err("--public may be given twice at most, once for IPv4 and once for IPv6".to_owned()),
     }
 }

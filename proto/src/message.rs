@@ -64,6 +64,9 @@ pub struct JoinRequest {
     pub prefixes: Vec<IpNet>,
     /// Where others reach its WireGuard port, if it has a public address.
     pub public_endpoint: Option<SocketAddr>,
+    /// The same in the other version of IP, if it has both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_endpoint: Option<SocketAddr>,
 }
 
 /// What became of a view at an agent.

@@ -131,6 +131,9 @@ pub enum PeerPath {
     Direct {
         /// Where.
         endpoint: SocketAddr,
+        /// Where in the other version of IP, for nodes without the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        second: Option<SocketAddr>,
     },
     /// Both sides dial a third node, which forwards ciphertext.
     Relay {
@@ -165,7 +168,16 @@ impl fmt::Display for PeerPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Passive => f.write_str("passive"),
-            Self::Direct { endpoint } => write!(f, "direct {endpoint}"),
+            Self::Direct {
+                endpoint,
+                second: None,
+            } => write!(f, "direct {endpoint}"),
+            Self::Direct {
+                endpoint,
+                second: Some(second),
+            } => {
+                write!(f, "direct {endpoint} or {second}")
+            }
             Self::Relay { relay, channel } => write!(f, "relay {relay} channel {channel}"),
         }
     }

@@ -66,4 +66,4 @@ link_hosts() {
 configure_host() { in_host "$1" ip -batch -; }
 
 # make_router HOST
-make_router() { in_host "$1" sysctl -q -w net.ipv4.ip_forward=1; }
+make_router() { in_host "$1" sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; }

@@ -15,14 +15,24 @@ start_controller() {
     local host=$SCENARIO_CONTROLLER_HOST dir entry agency prefix
     dir=$(host_dir "$host")
     cp -- "$SCENARIO_DIR/controller.toml" "$SCENARIO_DIR/policy.toml" "$dir/etc/"
-    control init --network pns --address "$SCENARIO_CONTROLLER_ADDRESS"
+    options address "$SCENARIO_CONTROLLER_ADDRESS"
+    control init --network pns "${OPTIONS[@]}"
     run_program "$host" pnsbox-controller pnsbox-controller --config /etc/pnsbox/controller.toml serve
     await_program "$host" pnsbox-controller 15 in_host "$host" test -S "$CONTROLLER_SOCKET"
     for entry in "${SCENARIO_AGENCIES[@]}"; do
         read -r agency prefix _ <<<"$entry"
-        control agency add "$agency" --prefix "$prefix"
+        options prefix "$prefix"
+        control agency add "$agency" "${OPTIONS[@]}"
     done
     control apply /etc/pnsbox/policy.toml
+}
+
+# options NAME LIST: sets OPTIONS to --NAME VALUE for each value of a list with commas.
+options() {
+    local value values
+    OPTIONS=()
+    IFS=, read -ra values <<<"$2"
+    for value in "${values[@]}"; do OPTIONS+=("--$1" "$value"); done
 }
 
 # control ARGUMENT...: a command of the operator; what it prints goes to the lab's log, and to the screen on failure.
@@ -77,8 +87,10 @@ join_agency() {
         show_tail "$log"
         die "the controller gave no invitation for $1"
     }
-    arguments=(--lan "$2")
-    if [[ -n $3 ]]; then arguments+=(--public "$3"); fi
+    options lan "$2"
+    arguments=("${OPTIONS[@]}")
+    options public "$3"
+    arguments+=("${OPTIONS[@]}")
     if ! in_host "$1.gw" timeout 60 pnsbox join "$anchor" "${arguments[@]}" >>"$log" 2>&1; then
         show_tail "$log"
         show_tail "$(program_log "$1.gw" pnsbox-agent)"

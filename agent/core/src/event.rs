@@ -175,6 +175,8 @@ pub struct JoinCommand {
     pub prefixes: Vec<IpNet>,
     /// Where others reach the WireGuard port, if the box has a public address.
     pub public_endpoint: Option<SocketAddr>,
+    /// The same in the other version of IP.
+    pub second_endpoint: Option<SocketAddr>,
 }
 
 /// A place in the network.
@@ -246,6 +248,19 @@ pub struct HostFacts {
     pub uplinks: Vec<Uplink>,
     /// Resolvers of `/etc/resolv.conf`.
     pub resolvers: Vec<IpAddr>,
+}
+
+impl HostFacts {
+    /// Whether the host has an uplink for the version of IP that `endpoint` has.
+    pub fn has_version_of(&self, endpoint: &SocketAddr) -> bool {
+        self.uplinks.iter().any(|uplink| match uplink.gateway {
+            Some(gateway) => gateway.is_ipv4() == endpoint.is_ipv4(),
+            None => self.addresses.iter().any(|own| {
+                own.interface == uplink.interface
+                    && own.address.addr().is_ipv4() == endpoint.is_ipv4()
+            }),
+        })
+    }
 }
 
 /// An address of the host.

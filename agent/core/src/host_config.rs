@@ -38,7 +38,7 @@ pub fn host_config(
     let tunnels: Vec<Tunnel> = view
         .peers
         .values()
-        .map(|peer| tunnel(view, peer, settings))
+        .map(|peer| tunnel(view, facts, peer, settings))
         .collect();
     let mut routes: BTreeSet<IpNet> = tunnels
         .iter()
@@ -71,7 +71,7 @@ pub fn host_config(
     })
 }
 
-fn tunnel(view: &View, peer: &PeerRecord, settings: &Settings) -> Tunnel {
+fn tunnel(view: &View, facts: &HostFacts, peer: &PeerRecord, settings: &Settings) -> Tunnel {
     let path = match &peer.path {
         // The guess is as good as the peer's NAT; the peer's own datagrams correct it.
         PeerPath::Passive => {
@@ -80,7 +80,11 @@ fn tunnel(view: &View, peer: &PeerRecord, settings: &Settings) -> Tunnel {
                 TunnelPath::Direct(*endpoint)
             })
         }
-        PeerPath::Direct { endpoint } => TunnelPath::Direct(*endpoint),
+        PeerPath::Direct { endpoint, second } => {
+            let usable = second
+                .filter(|second| !facts.has_version_of(endpoint) && facts.has_version_of(second));
+            TunnelPath::Direct(usable.unwrap_or(*endpoint))
+        }
         PeerPath::Relay { relay, channel } => match view.peers.get(relay) {
             Some(relay) => TunnelPath::Relay {
                 via: relay.wireguard,

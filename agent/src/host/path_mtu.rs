@@ -20,6 +20,11 @@ impl PathMtus {
         Self(narrow.collect())
     }
 
+    /// Peers whose paths carry less than the interface.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Destinations whose routes have an MTU of their own.
     pub(super) fn by_destination(&self, config: &HostConfig) -> BTreeMap<IpNet, u16> {
         let tunnels = config.tunnels.iter().filter_map(|tunnel| {

@@ -116,6 +116,8 @@ pub struct NodeStatus {
     pub uplink: Option<SocketAddr>,
     /// Where others reach its WireGuard port, if it has a public address.
     pub public_endpoint: Option<SocketAddr>,
+    /// The same in the other version of IP, if it has both.
+    pub second_endpoint: Option<SocketAddr>,
     /// Its overlay addresses; absent if it has not joined.
     pub overlay_v4: Option<Ipv4Addr>,
     /// As above.
@@ -217,6 +219,7 @@ fn node_status(image: &Image, name: &NodeName, node: &Node, live: &Live) -> (Urg
         view_bytes_sent: live.view_bytes_sent,
         uplink: live.observed,
         public_endpoint: node.public_endpoint,
+        second_endpoint: node.second_endpoint,
         overlay_v4: Some(node.overlay_v4),
         overlay_v6: Some(address::v6(&image.registry.network.root, &node.identity)),
         prefixes: node.active.clone(),
@@ -329,6 +332,7 @@ fn invited(node: &NodeName, until: UnixTime) -> NodeStatus {
         view_bytes_sent: 0,
         uplink: None,
         public_endpoint: None,
+        second_endpoint: None,
         overlay_v4: None,
         overlay_v6: None,
         prefixes: Vec::new(),

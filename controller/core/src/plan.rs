@@ -157,6 +157,7 @@ impl Planner<'_> {
         match mesh::way(self.node, node, relay) {
             mesh::Way::Direct => Some(PeerPath::Direct {
                 endpoint: node.public_endpoint?,
+                second: node.second_endpoint,
             }),
             mesh::Way::Passive => Some(PeerPath::Passive),
             mesh::Way::Relay(relay) => {

@@ -60,6 +60,9 @@ pub struct Node {
     pub overlay_v4: Ipv4Addr,
     /// Where others reach its WireGuard port, if it has a public address.
     pub public_endpoint: Option<SocketAddr>,
+    /// The same in the other version of IP, if it has both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_endpoint: Option<SocketAddr>,
     /// LAN prefixes as it claimed them.
     pub claimed: Vec<IpNet>,
     /// Those of them that the network routes.

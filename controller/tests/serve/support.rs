@@ -329,6 +329,7 @@ pub(crate) fn request(seed: u8, token: Token, lan: &str, public: Option<&str>) -
         wireguard: WireguardKey([seed; 32]),
         prefixes: vec![lan.parse().unwrap()],
         public_endpoint: public.map(|public| public.parse().unwrap()),
+        second_endpoint: None,
     })
 }
 

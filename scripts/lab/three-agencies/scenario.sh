@@ -17,7 +17,7 @@ SCENARIO_HOSTS=(
 SCENARIO_CONTROLLER_HOST=pusat.controller
 SCENARIO_CONTROLLER_ADDRESS=203.0.113.10:443
 
-# name, registered prefix, LAN, public address of its WireGuard (none behind NAT)
+# name, registered prefixes, LANs, public addresses of its WireGuard (none behind NAT); each a list with commas
 SCENARIO_AGENCIES=(
     'pusat 10.10.0.0/16 10.10.1.0/24 203.0.113.20:51820'
     'prov-jateng 10.33.0.0/16 10.33.1.0/24 203.0.113.30:51820'

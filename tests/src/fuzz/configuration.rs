@@ -231,6 +231,7 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
             wireguard: WireguardKey([number; 32]),
             overlay_v4: [100, 127, 0, number].into(),
             public_endpoint,
+            second_endpoint: None,
             active: claimed.clone(),
             claimed,
             joined: UnixTime(1),

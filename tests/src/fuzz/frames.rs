@@ -241,6 +241,7 @@ pub(super) fn to_controller() -> Vec<ToController> {
             wireguard: WireguardKey([8; 32]),
             prefixes: vec![known("10.44.1.0/24"), known("fd44::/64")],
             public_endpoint: Some(network::controller_address()),
+            second_endpoint: None,
         }),
         ToController::Health(network::health("0.1.0")),
         ToController::Services {

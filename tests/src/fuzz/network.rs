@@ -113,6 +113,7 @@ pub(super) fn link_record(with: &str, number: u8) -> Record {
 pub(super) fn records() -> Vec<Record> {
     let direct = PeerPath::Direct {
         endpoint: SocketAddr::from(([203, 0, 113, 30], 51820)),
+        second: None,
     };
     let relayed = PeerPath::Relay {
         relay: known(HUB),

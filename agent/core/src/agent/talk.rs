@@ -5,6 +5,7 @@ use pnsbox_proto::id::NodeName;
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::message::{JoinRequest, ToAgent, ToController};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::Agent;
 use crate::control::{Expected, Session, judge_certificate};
@@ -41,8 +42,14 @@ impl Agent {
                 (None, None) => return,
             };
             self.control.session = Session::Dialling;
-            self.outputs.push_back(Output::DialControl { controllers });
+            self.dial(controllers);
         }
+    }
+
+    /// Tries the controllers in their order; first those in a version of IP that this host has an uplink for.
+    fn dial(&mut self, mut controllers: Vec<SocketAddr>) {
+        controllers.sort_by_key(|address| !self.facts.has_version_of(address));
+        self.outputs.push_back(Output::DialControl { controllers });
     }
 
     pub(super) fn join(&mut self, command: JoinCommand, now: Now) {
@@ -69,7 +76,7 @@ impl Agent {
         }
         let controllers = command.anchor.controllers.clone();
         self.control.begin_join(command, now);
-        self.outputs.push_back(Output::DialControl { controllers });
+        self.dial(controllers);
     }
 
     fn end_join(&mut self, outcome: Result<Joined, String>, now: Now) {
@@ -191,6 +198,7 @@ impl Agent {
                 wireguard: self.identity.wireguard,
                 prefixes: join.command.prefixes.clone(),
                 public_endpoint: join.command.public_endpoint,
+                second_endpoint: join.command.second_endpoint,
             };
             self.say(ToController::Join(request));
         } else {

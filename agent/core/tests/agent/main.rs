@@ -11,4 +11,5 @@ mod pair;
 mod said;
 mod saving;
 mod support;
+mod versions;
 mod views;

@@ -35,7 +35,14 @@ impl Pair {
         let endpoint = "203.0.113.30:51820".parse().unwrap();
         let of_me = [
             node_record(ME, 44),
-            peer_record(HUB, 33, PeerPath::Direct { endpoint }),
+            peer_record(
+                HUB,
+                33,
+                PeerPath::Direct {
+                    endpoint,
+                    second: None,
+                },
+            ),
             link_record("prov-jateng", "10.44.1.0/24 tcp/5432", ""),
         ];
         let of_hub = [

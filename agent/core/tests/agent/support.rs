@@ -77,6 +77,7 @@ pub(crate) fn join_command() -> JoinCommand {
         anchor: anchor(),
         prefixes: vec!["10.44.1.0/24".parse().unwrap()],
         public_endpoint: None,
+        second_endpoint: None,
     }
 }
 
@@ -213,6 +214,7 @@ pub(crate) fn records() -> Vec<Record> {
             33,
             PeerPath::Direct {
                 endpoint: "203.0.113.30:51820".parse().unwrap(),
+                second: None,
             },
         ),
         peer_record(

@@ -96,6 +96,7 @@ impl Controller {
             wireguard: request.wireguard,
             overlay_v4,
             public_endpoint: request.public_endpoint,
+            second_endpoint: request.second_endpoint,
             claimed,
             active: Vec::new(),
             joined: now.wall,
@@ -138,8 +139,21 @@ fn judge_request(registry: &Registry, request: &JoinRequest) -> Result<Vec<IpNet
             "the WireGuard key is already that of {other}; make this box a key of its own"
         ));
     }
-    if let Some(endpoint) = request.public_endpoint {
-        judge_endpoint(registry, endpoint)?;
+    for endpoint in request
+        .public_endpoint
+        .iter()
+        .chain(&request.second_endpoint)
+    {
+        judge_endpoint(registry, *endpoint)?;
+    }
+    if let Some(second) = request.second_endpoint
+        && request
+            .public_endpoint
+            .is_none_or(|first| first.is_ipv4() == second.is_ipv4())
+    {
+        return Err(format!(
+            "--public {second}: a second address must be of the other version of IP"
+        ));
     }
     if request.prefixes.len() > MAX_CLAIMS {
         let count = request.prefixes.len();
@@ -169,7 +183,7 @@ fn judge_endpoint(registry: &Registry, endpoint: SocketAddr) -> Result<(), Strin
             "--public {endpoint}: must be an address and port that other members can dial"
         ));
     }
-    let same = |node: &Node| node.public_endpoint == Some(endpoint);
+    let same = |node: &Node| [node.public_endpoint, node.second_endpoint].contains(&Some(endpoint));
     match registry.nodes.iter().find(|(_, node)| same(node)) {
         Some((other, _)) => Err(format!("--public {endpoint}: is already that of {other}")),
         None => Ok(()),

@@ -250,6 +250,7 @@ impl World {
             wireguard: WireguardKey([member.seed; 32]),
             prefixes: lan.iter().map(|p| p.parse::<IpNet>().unwrap()).collect(),
             public_endpoint: public.map(|p| p.parse().unwrap()),
+            second_endpoint: None,
         };
         self.say(member, ToController::Join(request));
         let session = member.session;

@@ -55,6 +55,7 @@ fn join(registry: &mut Registry, name: &str, seed: u8, public: bool) {
         wireguard: WireguardKey([seed; 32]),
         overlay_v4: address::next_v4(registry.network.pool, &taken).unwrap(),
         public_endpoint: public.then(|| format!("203.0.113.{seed}:51820").parse().unwrap()),
+        second_endpoint: None,
         claimed: vec![format!("10.{seed}.1.0/24").parse().unwrap()],
         active: vec![],
         joined: UnixTime(0),
@@ -126,7 +127,8 @@ fn paths_and_keepalives_follow_who_is_public() {
     assert_eq!(
         direct.path,
         PeerPath::Direct {
-            endpoint: "203.0.113.10:51820".parse().unwrap()
+            endpoint: "203.0.113.10:51820".parse().unwrap(),
+            second: None
         }
     );
     assert!(

@@ -99,6 +99,7 @@ impl World {
             anchor,
             prefixes: vec![known("10.44.1.0/24")],
             public_endpoint: None,
+            second_endpoint: None,
         })
     }
 

@@ -129,6 +129,7 @@ impl World {
             ),
             prefixes,
             public_endpoint,
+            second_endpoint: None,
         };
         self.controller
             .handle_message(session, ToController::Join(request), self.now());

@@ -28,6 +28,7 @@ fn what_was_not_written_never_was() {
         wireguard: WireguardKey([1; 32]),
         prefixes: vec!["10.44.1.0/24".parse().unwrap()],
         public_endpoint: None,
+        second_endpoint: None,
     });
     let before = world.entries.clone();
     world
