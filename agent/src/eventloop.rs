@@ -396,7 +396,10 @@ impl EventLoop {
         let overlay = host.interface.as_ref().map(|i| IpAddr::from(i.overlay_v4));
         if overlay != self.overlay {
             self.links.listen(overlay)?;
-            self.http.listen_overlay(overlay).await?;
+            let v6 = host.interface.as_ref().map(|i| IpAddr::from(i.overlay_v6));
+            let v6 = v6.filter(|_| self.host.has_ipv6());
+            let both: Vec<IpAddr> = overlay.into_iter().chain(v6).collect();
+            self.http.listen_overlay(&both).await?;
             self.overlay = overlay;
         }
         Ok(())

@@ -185,6 +185,11 @@ impl Host {
         self.plane.as_ref().map(|plane| plane.dataplane.counters())
     }
 
+    /// Whether this host has IPv6 at all; without it the overlay is IPv4 only here.
+    pub fn has_ipv6(&self) -> bool {
+        self.ipv6
+    }
+
     /// MTU of our interface, in bytes; `None` while there is none.
     pub fn mtu(&self) -> Option<u16> {
         self.plane.as_ref().map(|plane| plane.mtu)

@@ -1,4 +1,4 @@
-//! `/metrics` over HTTP, on loopback and, once there is one, on the overlay address. Nowhere else.
+//! `/metrics` over HTTP, on loopback and, once there are any, on the overlay addresses. Nowhere else.
 //!
 //! An accept loop of its own rather than `axum::serve`, which sets no timer,
 //! so that a client that dribbles its header would hold a connection for ever.
@@ -35,7 +35,7 @@ pub struct HttpServer {
     router: Router,
     port: u16,
     loopback: Listener,
-    overlay: Option<Listener>,
+    overlay: Vec<Listener>,
 }
 
 /// A listener that cannot be had.
@@ -68,7 +68,7 @@ impl HttpServer {
             router,
             port,
             loopback,
-            overlay: None,
+            overlay: Vec::new(),
         })
     }
 
@@ -77,14 +77,15 @@ impl HttpServer {
         self.loopback.address
     }
 
-    /// Serves on `address` too, instead of the one before; with `None` on loopback only.
-    pub async fn listen_overlay(&mut self, address: Option<IpAddr>) -> Result<(), HttpError> {
-        if let Some(before) = self.overlay.take() {
+    /// Serves on these too, instead of those before; without any on loopback only.
+    pub async fn listen_overlay(&mut self, addresses: &[IpAddr]) -> Result<(), HttpError> {
+        for before in self.overlay.drain(..) {
             before.close().await;
         }
-        if let Some(address) = address {
-            self.overlay =
-                Some(Listener::bind(SocketAddr::from((address, self.port)), &self.router).await?);
+        for address in addresses {
+            let address = SocketAddr::from((*address, self.port));
+            self.overlay
+                .push(Listener::bind(address, &self.router).await?);
         }
         Ok(())
     }
@@ -258,7 +259,7 @@ mod tests {
         server.port = server.loopback().port();
         for last in [2, 3, 3] {
             let address = IpAddr::from([127, 0, 0, last]);
-            server.listen_overlay(Some(address)).await.unwrap();
+            server.listen_overlay(&[address]).await.unwrap();
             let answer = ask(
                 SocketAddr::from((address, server.port)),
                 "GET /metrics HTTP/1.0\r\n\r\n",
@@ -271,7 +272,7 @@ mod tests {
                 .await
                 .is_err()
         );
-        server.listen_overlay(None).await.unwrap();
+        server.listen_overlay(&[]).await.unwrap();
         tokio::task::yield_now().await;
         assert!(
             TcpStream::connect(("127.0.0.3", server.port))

@@ -12,6 +12,7 @@ mod disk;
 mod drift;
 mod enrolment;
 mod hostile;
+mod ipv6;
 mod leftovers;
 mod links;
 mod monitoring;
@@ -109,6 +110,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_path_that_is_narrower_becomes_the_mtu_of_its_routes",
         mtu::a_path_that_is_narrower_becomes_the_mtu_of_its_routes,
+    ),
+    (
+        "both_versions_of_ip_are_the_same_everywhere",
+        ipv6::both_versions_of_ip_are_the_same_everywhere,
     ),
     (
         "a_second_agent_and_a_port_in_use_are_named",

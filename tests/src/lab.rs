@@ -26,12 +26,17 @@ pub struct Lab {
 impl Lab {
     /// Brings up the scenario `three-agencies` with the binaries of this build.
     pub fn up(name: &str) -> Result<Self> {
+        Self::up_as(name, "three-agencies")
+    }
+
+    /// Brings up a scenario with the binaries of this build.
+    pub fn up_as(name: &str, scenario: &str) -> Result<Self> {
         let lab = Self {
             name: name.to_owned(),
         };
         let binaries = binaries()?;
         let output = lab
-            .script(&["--bin", path_str(&binaries)?, "up"])
+            .script(&["--bin", path_str(&binaries)?, "up", scenario])
             .output()?;
         if !output.status.success() {
             bail!(
