@@ -12,13 +12,13 @@ source "$here/lib/checks.sh"
 source "$here/lib/install.sh"
 # shellcheck source=scripts/lib/toolchain.sh
 source "$here/lib/toolchain.sh"
+# shellcheck source=scripts/lib/guest.sh
+source "$here/lib/guest.sh"
 
-MIRROR=${PNSBOX_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 # What a box has before we come; and what an edge box always has.
-INCLUDE=systemd,systemd-sysv,dbus,udev,kmod,linux-image-amd64,nftables,iproute2,procps,iputils-ping
+INCLUDE=nftables,iproute2,procps,iputils-ping
 # A boot takes a minute without KVM; this long means that it hangs.
 BOOT_SECONDS=600
-IMAGE_SIZE=3G
 WORK=
 
 main() {
@@ -33,7 +33,7 @@ main() {
         *) usage_error "unknown argument '$1'; see scripts/booted.sh --help" ;;
     esac
     require_root
-    install_packages mmdebstrap:mmdebstrap qemu-system-x86:qemu-system-x86_64 e2fsprogs:mkfs.ext4 binutils:strip
+    install_packages "${GUEST_TOOLS[@]}"
     if [[ -z $bin ]]; then
         need_cargo
         (cd -- "$PROJECT_DIR" && "$CARGO" build --workspace --locked)
@@ -51,10 +51,7 @@ main() {
 # make_image BIN: a root with the project, its programs, and a unit that runs our script.
 make_image() {
     local root=$WORK/root
-    say "making a Debian 12 with kernel and systemd"
-    mmdebstrap --quiet --variant=minbase --include="$INCLUDE" bookworm "$root" \
-        "deb $MIRROR bookworm main" "deb $MIRROR bookworm-updates main" ||
-        die "mmdebstrap could not make a root; does this machine reach $MIRROR?"
+    guest_root "$root" "$INCLUDE"
     mkdir -p -- "$root/root/pnsbox" "$root/root/bin"
     (cd -- "$PROJECT_DIR" && git ls-files -z scripts systemd configs docs README.md Cargo.toml |
         tar --null --files-from=- --create) | tar -x -C "$root/root/pnsbox"
@@ -62,34 +59,16 @@ make_image() {
     for program in pnsbox pnsbox-agent pnsbox-controller; do
         strip -o "$root/root/bin/$program" -- "$1/$program"
     done
-    cp -- "$root"/boot/vmlinuz-* "$WORK/vmlinuz"
-    cp -- "$root"/boot/initrd.img-* "$WORK/initrd"
-    cat >"$root/etc/systemd/system/look.service" <<'END'
-[Unit]
-After=network.target sockets.target
-[Service]
-Type=oneshot
-ExecStart=/root/pnsbox/scripts/booted/look.sh
-TimeoutStartSec=infinity
-END
-    mkdir -p -- "$root/etc/systemd/system/multi-user.target.wants"
-    ln -s ../look.service "$root/etc/systemd/system/multi-user.target.wants/"
-    truncate -s "$IMAGE_SIZE" "$WORK/disk"
-    mkfs.ext4 -q -d "$root" "$WORK/disk"
-    rm -rf --one-file-system -- "$root"
+    guest_runs "$root" /root/pnsbox/scripts/booted/look.sh
+    guest_disk "$root"
 }
 
-# boot WHICH: until the machine switches itself off; what was seen comes over a serial line of its own, since a login
-# prompt would hang up the console.
+# boot WHICH: until the machine switches itself off.
 boot() {
     local console=$WORK/$1.console seen=$WORK/$1.seen started
     started=$(now_ms)
     say "the $1 boot"
-    timeout "$BOOT_SECONDS" qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \
-        -kernel "$WORK/vmlinuz" -initrd "$WORK/initrd" \
-        -append "root=/dev/vda rw console=ttyS0 systemd.show_status=0 net.ifnames=0" \
-        -drive "file=$WORK/disk,if=virtio,format=raw" -nic none \
-        -serial "file:$console" -serial "file:$seen" </dev/null >/dev/null 2>&1 || true
+    guest_boot "$1" "$BOOT_SECONDS"
     tr -d '\r' <"$seen" | sed -n 's/^look: /  /p' >&2
     if ! grep -q '^look: end' "$seen" || grep -q '^look: FAILED' "$seen"; then
         show_tail "$console" 15
