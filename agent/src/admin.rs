@@ -5,7 +5,6 @@
 use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,16 +16,14 @@ use pnsbox_proto::id::NodeName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tracing::warn;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::eventloop::Event;
+use crate::socket::Socket;
+use crate::uapi::text::Device;
 
 /// Longest request: an anchor and a few dozen prefixes.
 const MAX_REQUEST_BYTES: u64 = 64 << 10;
-/// Conversations at a time; each is one person or one script.
-const MAX_CONVERSATIONS: usize = 32;
 /// A conversation that takes longer has hung: the longest is a join of 30 s.
 const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -122,83 +119,20 @@ pub enum Question {
     },
     /// The text of `/metrics`.
     Metrics(oneshot::Sender<String>),
+    /// The tunnels as WireGuard shows them; `None` without an interface.
+    Tunnels(oneshot::Sender<Option<Device>>),
 }
 
-/// The agent's socket. Dropping it removes the file.
-#[derive(Debug)]
-pub struct AdminSocket {
-    path: PathBuf,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for AdminSocket {
-    fn drop(&mut self) {
-        self.task.abort();
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "the socket was not removed");
-        }
-    }
-}
-
-impl AdminSocket {
-    /// Listens on `path`. A socket that nobody answers is a leftover and is replaced.
-    pub fn listen(path: &Path, events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
-        let shown = path.display();
-        if UnixStream::connect(path).is_ok() {
-            anyhow::bail!(
-                "another agent answers on {shown}: stop it first, or set 'socket' to another path"
-            );
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                anyhow::bail!("the old socket {shown} cannot be removed: {error}")
-            }
-            Ok(()) | Err(_) => {}
-        }
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|e| {
-                anyhow::anyhow!("the directory of socket {shown} cannot be made: {e}")
-            })?;
-        }
-        let listener = UnixListener::bind(path)
-            .map_err(|e| anyhow::anyhow!("the socket {shown} cannot be made: {e}"))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-            .map_err(|e| anyhow::anyhow!("the socket {shown} cannot be protected: {e}"))?;
-        Ok(Self {
-            path: path.to_owned(),
-            task: tokio::spawn(serve(listener, events)),
-        })
-    }
-}
-
-async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
-    let conversations = std::sync::Arc::new(Semaphore::new(MAX_CONVERSATIONS));
-    loop {
-        let Ok(permit) = conversations.clone().acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let events = events.clone();
-                tokio::spawn(async move {
-                    let _held_until_the_end = permit;
-                    // A visitor who leaves early, or never asks, loses only the own answer.
-                    drop(
-                        tokio::time::timeout(CONVERSATION_TIMEOUT, converse(stream, &events)).await,
-                    );
-                });
-            }
-            Err(error) => {
-                warn!(%error, "the admin socket does not accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+/// Listens for `pnsbox` on `path`.
+pub fn listen(path: &Path, events: mpsc::Sender<Event>) -> anyhow::Result<Socket> {
+    Socket::listen(path, CONVERSATION_TIMEOUT, move |stream| {
+        converse(stream, events.clone())
+    })
 }
 
 async fn converse(
     mut stream: tokio::net::UnixStream,
-    events: &mpsc::Sender<Event>,
+    events: mpsc::Sender<Event>,
 ) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = Vec::new();
@@ -206,7 +140,7 @@ async fn converse(
         .read_until(b'\n', &mut line)
         .await?;
     let mut answer = match serde_json::from_slice(&line) {
-        Ok(request) => answer(request, events).await,
+        Ok(request) => answer(request, &events).await,
         Err(error) => to_json(&Answer::<()>::Error(format!(
             "the request cannot be read: {error}"
         ))),

@@ -235,6 +235,7 @@ impl EventLoop {
             Question::Status(answer) => drop(answer.send(self.agent.status(now))),
             Question::Services(answer) => drop(answer.send(self.agent.services(now))),
             Question::Metrics(answer) => drop(answer.send(self.metrics_text().await)),
+            Question::Tunnels(answer) => drop(answer.send(self.host.device())),
             Question::Ping { node, answer } => self.ping(&node, answer),
             Question::Join {
                 anchor,

@@ -29,6 +29,7 @@ use tracing::{info, warn};
 use crate::dying;
 use crate::failpoint::step;
 use crate::keys::WireguardSecret;
+use crate::uapi::text::Device;
 
 mod error;
 mod facts;
@@ -188,6 +189,16 @@ impl Host {
     /// Whether this host has IPv6 at all; without it the overlay is IPv4 only here.
     pub fn has_ipv6(&self) -> bool {
         self.ipv6
+    }
+
+    /// The tunnels as WireGuard shows them; `None` while there is no interface.
+    pub fn device(&self) -> Option<Device> {
+        let plane = &self.plane.as_ref()?.dataplane;
+        Some(plane::device(
+            &self.applied,
+            plane.port(),
+            &plane.counters().peers,
+        ))
     }
 
     /// MTU of our interface, in bytes; `None` while there is none.

@@ -7,7 +7,7 @@
 //! | Which call changes the host? | [`host`], and nothing else |
 //! | Every knob and its default? | [`config`], `configs/agent.toml` |
 //! | What is kept over a reboot? | [`keys`], [`store`] |
-//! | How is a running agent asked? | [`admin`], [`cli`] |
+//! | How is a running agent asked? | [`admin`], [`cli`]; by `wg show`: [`uapi`]; over a [`socket`] |
 //! | What is measured? | [`metrics`], served by [`http`] |
 
 pub mod admin;
@@ -23,7 +23,9 @@ pub mod keys;
 pub mod links;
 pub mod metrics;
 pub mod run;
+pub mod socket;
 pub mod store;
 pub mod systemd;
+pub mod uapi;
 
 pub use pnsbox_program::failpoint;

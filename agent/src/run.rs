@@ -10,7 +10,7 @@ use pnsbox_agent_core::event::{Identity, Start};
 use pnsbox_proto::key::{IdentityKey, WireguardKey};
 use tokio::sync::mpsc;
 
-use crate::admin::{self, AdminSocket, Question};
+use crate::admin::{self, Question};
 use crate::config::Config;
 use crate::control::Control;
 use crate::dying;
@@ -20,6 +20,7 @@ use crate::http::HttpServer;
 use crate::keys::{self, NodeKeys};
 use crate::links::Links;
 use crate::store;
+use crate::uapi;
 
 /// Version of the software, as reported to the controller.
 pub const SOFTWARE: &str = concat!("pnsbox-agent ", env!("CARGO_PKG_VERSION"));
@@ -43,7 +44,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     })
     .await?;
     let http = HttpServer::listen(config.http_port, metrics_text(events.clone())).await?;
-    let _socket = AdminSocket::listen(&config.socket, events.clone())?;
+    let _socket = admin::listen(&config.socket, events.clone())?;
+    let _uapi = uapi::listen(&config.interface, &events);
     let parts = Parts {
         control: Control::new(&keys.identity, events.clone())?,
         links: Links::new(keys.identity.clone(), config.link_port, events.clone()),

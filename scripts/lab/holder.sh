@@ -9,7 +9,8 @@ shift 2
 for entry in "$@"; do
     if [[ $entry == /run/wireguard:* ]]; then
         # The source of this mount is the lab's id: by it 'down' recognises every process of the lab.
-        mount -t tmpfs -o mode=0755,size=1m "$lab_id" /run/wireguard
+        # As systemd/pnsbox-agent.tmpfiles makes it for the agent's group.
+        mount -t tmpfs -o mode=1775,gid=5182,size=1m "$lab_id" /run/wireguard
     else
         mount --bind "$host_dir/${entry#*:}" "${entry%%:*}"
     fi

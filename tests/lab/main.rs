@@ -21,6 +21,7 @@ mod reach;
 mod relay;
 mod secrets;
 mod services;
+mod uapi;
 mod watchdog;
 
 use std::process::ExitCode;
@@ -114,6 +115,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "both_versions_of_ip_are_the_same_everywhere",
         ipv6::both_versions_of_ip_are_the_same_everywhere,
+    ),
+    (
+        "wg_shows_the_tunnels_and_changes_nothing",
+        uapi::wg_shows_the_tunnels_and_changes_nothing,
     ),
     (
         "a_second_agent_and_a_port_in_use_are_named",

@@ -1,9 +1,14 @@
 //! A [`HostConfig`] in the data plane's words.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pnsbox_agent_core::host::{HostConfig, Tunnel, TunnelPath};
+use pnsbox_dataplane::PeerCounters;
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, RelayChannel, Snapshot};
+
+use super::netlink::FWMARK;
+use crate::uapi::text::{self as uapi, Device};
 
 /// What the data plane is told.
 pub(super) fn snapshot(config: &HostConfig) -> Snapshot {
@@ -30,6 +35,32 @@ fn peer(tunnel: &Tunnel) -> PeerConfig {
             },
         },
         persistent_keepalive: tunnel.keepalive.then_some(KEEPALIVE),
+    }
+}
+
+/// What the data plane does, in WireGuard's words.
+pub(super) fn device(config: &HostConfig, listen_port: u16, counted: &[PeerCounters]) -> Device {
+    let counted: BTreeMap<_, _> = counted.iter().map(|peer| (peer.public_key, peer)).collect();
+    let peers = config.tunnels.iter().filter_map(|tunnel| {
+        let peer = counted.get(&tunnel.key.0)?;
+        Some(uapi::Peer {
+            public_key: peer.public_key,
+            endpoint: peer.endpoint.filter(|_| !peer.relayed),
+            allowed_prefixes: tunnel.allowed_prefixes.clone(),
+            last_handshake: peer.last_handshake,
+            rx_bytes: peer.rx_wire_bytes,
+            tx_bytes: peer.tx_wire_bytes,
+            persistent_keepalive: if tunnel.keepalive {
+                KEEPALIVE.as_secs()
+            } else {
+                0
+            },
+        })
+    });
+    Device {
+        listen_port,
+        fwmark: FWMARK,
+        peers: peers.collect(),
     }
 }
 
