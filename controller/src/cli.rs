@@ -2,6 +2,7 @@
 
 pub mod exit;
 
+mod external;
 mod fleet;
 mod init;
 mod render;
@@ -49,6 +50,9 @@ enum Command {
     Agency(AgencyCommand),
     /// Print an anchor: the one line with which a new box joins.
     Invite(InviteArgs),
+    /// Admit, list and remove plain WireGuard devices: a laptop, an old router.
+    #[command(subcommand)]
+    External(external::ExternalCommand),
     /// Show what applying a policy would change, and whom it touches.
     Plan {
         /// The policy.
@@ -162,6 +166,7 @@ pub fn run(args: Args) -> ExitCode {
             },
             None,
         )),
+        Command::External(command) => return external::run(&config, command, args.json),
         Command::Plan { file } => {
             policy(&file).map(|policy| (Request::Plan { policy }, Some(file)))
         }

@@ -37,6 +37,24 @@ impl Allow {
     pub fn covers_tcp(&self, port: u16) -> bool {
         matches!(self, Self::Tcp { first, last } if (*first..=*last).contains(&port))
     }
+
+    /// What both cover, if anything.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let ports = |a: (u16, u16), b: (u16, u16)| {
+            let (first, last) = (a.0.max(b.0), a.1.min(b.1));
+            (first <= last).then_some((first, last))
+        };
+        match (*self, *other) {
+            (Self::Icmp, Self::Icmp) => Some(Self::Icmp),
+            (Self::Tcp { first, last }, Self::Tcp { first: f, last: l }) => {
+                ports((first, last), (f, l)).map(|(first, last)| Self::Tcp { first, last })
+            }
+            (Self::Udp { first, last }, Self::Udp { first: f, last: l }) => {
+                ports((first, last), (f, l)).map(|(first, last)| Self::Udp { first, last })
+            }
+            (Self::Icmp | Self::Tcp { .. } | Self::Udp { .. }, _) => None,
+        }
+    }
 }
 
 /// Why a text is not an [`Allow`].
@@ -136,6 +154,21 @@ mod tests {
             "icmp/8",
         ] {
             assert!(bad.parse::<Allow>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn two_allows_share_the_ports_of_both() {
+        let both = |a: &str, b: &str| {
+            let (a, b): (Allow, Allow) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(a.intersection(&b), b.intersection(&a));
+            a.intersection(&b).map(|both| both.to_string())
+        };
+        assert_eq!(both("icmp", "icmp").as_deref(), Some("icmp"));
+        assert_eq!(both("tcp/1-9", "tcp/9-20").as_deref(), Some("tcp/9"));
+        assert_eq!(both("udp/1-9", "udp/3-4").as_deref(), Some("udp/3-4"));
+        for (a, b) in [("tcp/1-8", "tcp/9"), ("tcp/9", "udp/9"), ("icmp", "tcp/9")] {
+            assert_eq!(both(a, b), None, "{a} {b}");
         }
     }
 

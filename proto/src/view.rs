@@ -67,6 +67,8 @@ pub enum Record {
     Link(LinkRecord),
     /// A pair of members to relay for.
     Relay(RelayRecord),
+    /// A plain WireGuard device that this node is the gateway of.
+    External(ExternalRecord),
 }
 
 impl Record {
@@ -77,6 +79,7 @@ impl Record {
             Self::Peer(peer) => format!("peer {}", peer.node),
             Self::Link(link) => format!("link {}", link.with),
             Self::Relay(relay) => format!("relay {}", relay.channel),
+            Self::External(external) => format!("external {}", external.device),
         }
     }
 }
@@ -119,6 +122,37 @@ pub struct PeerRecord {
     pub path: PeerPath,
     /// Whether this side sends persistent keepalives.
     pub keepalive: bool,
+    /// Plain WireGuard devices behind it to which this node opens something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceBehind>,
+}
+
+/// A plain WireGuard device of another agency, whose packets come through the tunnel of its gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceBehind {
+    /// Its overlay address from the pool.
+    pub overlay_v4: Ipv4Addr,
+    /// Its overlay address derived from its key.
+    pub overlay_v6: Ipv6Addr,
+    /// What this node opens to it: its part of what the link opens to the device's agency.
+    pub opens: Vec<Opening>,
+}
+
+/// A plain WireGuard device that this node is the gateway of: a peer of the data plane, never a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalRecord {
+    /// Its name, under which no node stands.
+    pub device: NodeName,
+    /// Its WireGuard key.
+    pub wireguard: WireguardKey,
+    /// Its overlay address from the pool.
+    pub overlay_v4: Ipv4Addr,
+    /// Its overlay address derived from its key.
+    pub overlay_v6: Ipv6Addr,
+    /// What this node opens to it of its own prefixes.
+    pub opens: Vec<Opening>,
+    /// What it may reach behind this node's peers.
+    pub beyond: Vec<Opening>,
 }
 
 /// How a peer is reached.

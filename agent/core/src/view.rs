@@ -8,7 +8,8 @@ use pnsbox_proto::envelope::EnvelopeError;
 use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
 use pnsbox_proto::key::{Digest, IdentityKey};
 use pnsbox_proto::view::{
-    LinkRecord, Manifest, NodeRecord, PeerRecord, Record, RecordEntry, RelayRecord, SignedView,
+    ExternalRecord, LinkRecord, Manifest, NodeRecord, PeerRecord, Record, RecordEntry, RelayRecord,
+    SignedView,
 };
 
 use crate::event::ViewId;
@@ -28,6 +29,8 @@ pub struct View {
     pub links: BTreeMap<AgencyName, LinkRecord>,
     /// Pairs to relay for.
     pub relays: Vec<RelayRecord>,
+    /// Plain WireGuard devices by name: tunnels of this node, and nothing else of what peers are.
+    pub externals: BTreeMap<NodeName, ExternalRecord>,
     /// Ids of records that could not be read.
     pub quarantined: Vec<String>,
 }
@@ -150,7 +153,7 @@ fn parse(
     node: &NodeName,
 ) -> Result<View, Refusal> {
     let (mut own, mut peers, mut links) = (None, BTreeMap::new(), BTreeMap::new());
-    let (mut relays, mut quarantined) = (Vec::new(), Vec::new());
+    let (mut relays, mut externals, mut quarantined) = (Vec::new(), BTreeMap::new(), Vec::new());
     for (entry, text) in manifest.records.iter().zip(&signed.records) {
         match serde_json::from_str::<Record>(text) {
             Ok(record) if record.id() != entry.id => quarantined.push(entry.id.clone()),
@@ -159,6 +162,7 @@ fn parse(
             Ok(Record::Peer(record)) => drop(peers.insert(record.node.clone(), record)),
             Ok(Record::Link(record)) => drop(links.insert(record.with.clone(), record)),
             Ok(Record::Relay(record)) => relays.push(record),
+            Ok(Record::External(record)) => drop(externals.insert(record.device.clone(), record)),
         }
     }
     let node = own.ok_or(Refusal::NoNode)?;
@@ -169,6 +173,7 @@ fn parse(
         peers,
         links,
         relays,
+        externals,
         quarantined,
     })
 }

@@ -4,6 +4,7 @@
 //! out what [`Controller::poll_output`] gives.
 
 mod enrol;
+mod external;
 mod founding;
 mod operate;
 mod said;

@@ -6,7 +6,7 @@ use pnsbox_proto::id::NodeName;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Draft, Image};
-use crate::policy::Policy;
+use crate::policy::{Policy, PolicyOpening};
 use crate::registry::{Node, prefix};
 use crate::view;
 
@@ -140,6 +140,13 @@ fn lines(policy: &Policy) -> BTreeSet<String> {
                     opening.at, opening.prefix
                 ));
             }
+        }
+    }
+    for external in &policy.externals {
+        let device = &external.device;
+        for PolicyOpening { at, prefix, allow } in &external.openings {
+            let allow = allow.iter();
+            lines.extend(allow.map(|a| format!("external {device} may reach {at} {prefix}: {a}")));
         }
     }
     lines.extend(

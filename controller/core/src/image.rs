@@ -193,6 +193,7 @@ impl Image {
         let after = draft.registry;
         self.put_differences("agency", &before.agencies, &after.agencies);
         self.put_differences("node", &before.nodes, &after.nodes);
+        self.put_differences("external", &before.externals, &after.externals);
         self.put_differences("token", &before.invitations, &after.invitations);
         self.put_differences("channels", &before.channels, &after.channels);
         if draft.policy != self.policy {
@@ -291,6 +292,9 @@ impl Image {
             }
             "node" => {
                 self.registry.nodes.insert(node()?, parse(key, value)?);
+            }
+            "external" => {
+                self.registry.externals.insert(node()?, parse(key, value)?);
             }
             "token" => {
                 let token = name.parse().map_err(|_| unknown())?;

@@ -2,8 +2,11 @@
 //!
 //! How they are shown is the shell's business.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use ipnet::IpNet;
 use pnsbox_proto::id::{AgencyName, NodeName};
+use pnsbox_proto::key::WireguardKey;
 use pnsbox_proto::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,6 +40,25 @@ pub enum Request {
         node: String,
         /// For how long the token is good.
         expires_in_s: u64,
+    },
+    /// Admits a plain WireGuard device.
+    ExternalAdd {
+        /// Its name.
+        device: NodeName,
+        /// Its public key; the private one stays with the device.
+        wireguard: WireguardKey,
+    },
+    /// Lists devices.
+    ExternalList,
+    /// What one device must be set up with, as things are.
+    ExternalShow {
+        /// Which.
+        device: NodeName,
+    },
+    /// Removes a device.
+    ExternalRemove {
+        /// Which.
+        device: NodeName,
     },
     /// What applying this policy would change.
     Plan {
@@ -77,6 +99,26 @@ pub enum Answer {
         /// Whether an unused invitation of that node was withdrawn.
         replaced: bool,
     },
+    /// The device is admitted.
+    ExternalAdded {
+        /// As it is listed.
+        external: ExternalLine,
+    },
+    /// Every device.
+    Externals {
+        /// By name.
+        externals: Vec<ExternalLine>,
+    },
+    /// One device.
+    External {
+        /// As it is listed.
+        external: ExternalLine,
+    },
+    /// The device is removed.
+    ExternalRemoved {
+        /// Which.
+        device: NodeName,
+    },
     /// What changes, or changed.
     Difference {
         /// In words and names.
@@ -104,6 +146,29 @@ pub struct AgencyLine {
     pub region: Option<String>,
     /// Its nodes.
     pub nodes: Vec<NodeName>,
+}
+
+/// A plain WireGuard device as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalLine {
+    /// Its name.
+    pub device: NodeName,
+    /// Its public key.
+    pub wireguard: WireguardKey,
+    /// Its overlay address from the pool.
+    pub overlay_v4: Ipv4Addr,
+    /// Its overlay address derived from its key.
+    pub overlay_v6: Ipv6Addr,
+    /// The node that it dials.
+    pub gateway: NodeName,
+    /// The gateway's public key.
+    pub gateway_wireguard: WireguardKey,
+    /// Where the gateway listens.
+    pub endpoint: SocketAddr,
+    /// The gateway's overlay addresses, and what policy opens to the device.
+    pub allowed_prefixes: Vec<IpNet>,
+    /// When it was added.
+    pub added: UnixTime,
 }
 
 /// Why a request was refused.

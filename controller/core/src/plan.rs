@@ -3,6 +3,7 @@
 //! It makes records, not views: versions and signatures are in [`crate::view`].
 
 pub mod address;
+pub mod external;
 
 mod access;
 mod mesh;
@@ -136,6 +137,7 @@ impl Planner<'_> {
         records.extend(peers.into_values().map(Record::Peer));
         records.extend(self.links().map(Record::Link));
         records.extend(served.into_iter().map(Record::Relay));
+        records.extend(self.externals().map(Record::External));
         records.sort_by_key(Record::id);
         records
     }
@@ -193,6 +195,7 @@ impl Planner<'_> {
             prefixes,
             path,
             keepalive,
+            devices: self.devices_behind(other),
         }
     }
 
@@ -201,9 +204,9 @@ impl Planner<'_> {
         let links = self.policy.links.iter();
         links.filter_map(move |link| {
             let with: AgencyName = link.other(&agency)?.clone();
-            let opens = access::openings(link, &agency, std::iter::once(self.node));
+            let opens = access::openings(&link.openings, &agency, std::iter::once(self.node));
             let opened = access::openings(
-                link,
+                &link.openings,
                 &with,
                 self.registry.nodes_of(&with).map(|(_, node)| node),
             );

@@ -23,6 +23,18 @@ pub struct Policy {
     pub links: Vec<Link>,
     /// Prefixes outside the registered ones that nodes may route, sorted.
     pub accepted: Vec<Accepted>,
+    /// What plain WireGuard devices may reach, one per device, sorted.
+    #[serde(default)]
+    pub externals: Vec<External>,
+}
+
+/// What a plain WireGuard device may reach.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct External {
+    /// Which; it may be admitted later.
+    pub device: NodeName,
+    /// What its own agency and linked ones open to it, sorted; one per agency and prefix.
+    pub openings: Vec<PolicyOpening>,
 }
 
 /// A pair of agencies that may talk.
@@ -34,7 +46,7 @@ pub struct Link {
     pub openings: Vec<PolicyOpening>,
 }
 
-/// What one side of a link opens to the other.
+/// What an agency opens: to the other side of a link, or to a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PolicyOpening {
     /// Whose prefixes.
@@ -70,6 +82,17 @@ impl Policy {
         self.links
             .iter()
             .filter_map(move |link| link.other(agency).cloned())
+    }
+
+    /// The link of two agencies.
+    pub fn link(&self, a: &AgencyName, b: &AgencyName) -> Option<&Link> {
+        self.links.iter().find(|link| link.other(a) == Some(b))
+    }
+
+    /// What the operator opens to `device`.
+    pub fn external_openings(&self, device: &NodeName) -> &[PolicyOpening] {
+        let external = self.externals.iter().find(|e| e.device == *device);
+        external.map_or(&[], |external| &external.openings)
     }
 }
 

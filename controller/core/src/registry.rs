@@ -1,10 +1,10 @@
-//! Who is in the network: agencies, nodes, invitations, and what was allocated to them for good.
+//! Who is in the network: agencies, nodes, devices, invitations, and what was allocated to them for good.
 //!
 //! It knows nothing of links and openings; those are policy.
 
 pub mod prefix;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -73,6 +73,19 @@ pub struct Node {
     pub order: u64,
 }
 
+/// A plain WireGuard device, admitted without an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// Its key.
+    pub wireguard: WireguardKey,
+    /// Its address from the pool, for as long as it exists.
+    pub overlay_v4: Ipv4Addr,
+    /// The node of its agency that it dials, for as long as it exists: its configuration says so.
+    pub gateway: NodeName,
+    /// When.
+    pub added: UnixTime,
+}
+
 /// An invitation, by the digest of its token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invitation {
@@ -112,6 +125,8 @@ pub struct Registry {
     pub agencies: BTreeMap<AgencyName, Agency>,
     /// By name.
     pub nodes: BTreeMap<NodeName, Node>,
+    /// By name; no node has the same.
+    pub externals: BTreeMap<NodeName, External>,
     /// By the digest of the token.
     pub invitations: BTreeMap<Digest, Invitation>,
     /// By relay.
@@ -134,6 +149,7 @@ impl Registry {
             network,
             agencies: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            externals: BTreeMap::new(),
             invitations: BTreeMap::new(),
             channels: BTreeMap::new(),
         }
@@ -144,6 +160,22 @@ impl Registry {
         self.nodes
             .iter()
             .find(|(_, node)| node.identity == *identity)
+            .map(|(name, _)| name)
+    }
+
+    /// Addresses of the pool that nodes and devices have.
+    pub fn taken_v4(&self) -> BTreeSet<Ipv4Addr> {
+        let nodes = self.nodes.values().map(|node| node.overlay_v4);
+        let externals = self.externals.values().map(|external| external.overlay_v4);
+        nodes.chain(externals).collect()
+    }
+
+    /// The node or device with this WireGuard key.
+    pub fn holder_of(&self, key: &WireguardKey) -> Option<&NodeName> {
+        let nodes = self.nodes.iter().map(|(name, n)| (name, n.wireguard));
+        let externals = self.externals.iter().map(|(name, e)| (name, e.wireguard));
+        let mut keys = nodes.chain(externals);
+        keys.find(|(_, wireguard)| wireguard == key)
             .map(|(name, _)| name)
     }
 

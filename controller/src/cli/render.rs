@@ -2,10 +2,11 @@
 
 use ipnet::IpNet;
 use pnsbox_controller_core::difference::{Difference, TouchedNode};
-use pnsbox_controller_core::operator::{AgencyLine, Answer};
+use pnsbox_controller_core::operator::{AgencyLine, Answer, ExternalLine};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::external::configuration;
 use super::fleet;
 
 /// One object with its schema.
@@ -24,6 +25,17 @@ pub(super) fn json(answer: &Answer) -> String {
             let body =
                 json!({ "anchor": anchor, "node": node, "expires": expires, "replaced": replaced });
             object("pnsbox.invite/1", &body)
+        }
+        Answer::ExternalAdded { external } | Answer::External { external } => {
+            let body =
+                json!({ "external": external, "configuration": configuration(external, None) });
+            object("pnsbox.external/1", &body)
+        }
+        Answer::Externals { externals } => {
+            object("pnsbox.externals/1", &json!({ "externals": externals }))
+        }
+        Answer::ExternalRemoved { device } => {
+            object("pnsbox.external.removed/1", &json!({ "device": device }))
         }
         Answer::Difference {
             difference,
@@ -69,6 +81,17 @@ pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
             );
             (anchor.clone(), Some(explanation))
         }
+        Answer::ExternalAdded { external } | Answer::External { external } => {
+            (configuration(external, None), None)
+        }
+        Answer::Externals { externals } => (external_table(externals), None),
+        Answer::ExternalRemoved { device } => {
+            let explanation = "Its gateway takes nothing from it any more. What the policy opens to it stays in the policy.";
+            (
+                format!("device {device} is removed"),
+                Some(explanation.to_owned()),
+            )
+        }
         Answer::Difference {
             difference,
             applied,
@@ -77,7 +100,7 @@ pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
     }
 }
 
-fn object<T: Serialize>(schema: &str, body: &T) -> String {
+pub(super) fn object<T: Serialize>(schema: &str, body: &T) -> String {
     let mut value = serde_json::to_value(body).unwrap_or_default();
     if let Value::Object(map) = &mut value {
         map.insert("schema".to_owned(), Value::from(schema));
@@ -102,6 +125,25 @@ fn agency_table(agencies: &[AgencyLine]) -> String {
             } else {
                 nodes.join(", ")
             },
+        ]);
+    }
+    table.trim_fmt()
+}
+
+fn external_table(externals: &[ExternalLine]) -> String {
+    if externals.is_empty() {
+        return "no device is added; add one: pnsbox-controller external add NAME --agency AGENCY"
+            .to_owned();
+    }
+    let mut table = fleet::table(&["DEVICE", "GATEWAY", "OVERLAY", "MAY REACH", "ADDED", "KEY"]);
+    for external in externals {
+        table.add_row([
+            external.device.to_string(),
+            external.gateway.to_string(),
+            format!("{}, {}", external.overlay_v4, external.overlay_v6),
+            list(&external.allowed_prefixes),
+            external.added.to_string(),
+            external.wireguard.to_string(),
         ]);
     }
     table.trim_fmt()

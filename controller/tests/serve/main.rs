@@ -8,6 +8,7 @@
 mod commands;
 mod datagrams;
 mod disk;
+mod external;
 mod frames;
 mod pages;
 mod program;

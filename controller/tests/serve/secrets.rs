@@ -36,6 +36,16 @@ fn assert_without(place: &str, text: &[u8], secrets: &[Vec<u8>]) {
     }
 }
 
+/// The device's private key in a printed configuration.
+fn private_key(configuration: &[u8]) -> Vec<u8> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let text = String::from_utf8(configuration.to_vec()).unwrap();
+    let mut lines = text.lines();
+    let key = lines.find_map(|line| line.strip_prefix("PrivateKey = "));
+    STANDARD.decode(key.unwrap()).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_key_and_no_token_leaves_its_place() {
     let folder = tempfile::tempdir().unwrap();
@@ -73,10 +83,20 @@ async fn no_key_and_no_token_leaves_its_place() {
 
     let mut agent = connect(place.agents_at, 1, &Disk::default()).await;
     agent
-        .say(&request(1, anchor.token.clone(), "10.44.1.0/24", None))
+        .say(&request(
+            1,
+            anchor.token.clone(),
+            "10.44.1.0/24",
+            Some("203.0.113.30:51820"),
+        ))
         .await;
     assert!(matches!(agent.hear().await, ToAgent::Joined { .. }));
     agent.take_view(&mut Disk::default()).await;
+    let external = traced(&["external", "add", "laptop", "--agency", "kab-demak"]);
+    secrets.extend(shapes(&private_key(&external.stdout)));
+    assert_without("what external explains", &external.stderr, &secrets);
+    let show = traced(&["external", "show", "kab-demak/laptop"]);
+    assert_without("show", &[show.stdout, show.stderr].concat(), &secrets);
     let status = traced(&["status", "--json"]);
     assert_without("status", &[status.stdout, status.stderr].concat(), &secrets);
 

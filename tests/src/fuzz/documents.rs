@@ -284,11 +284,15 @@ fn holds_what_was_good(view: &View, offer: &Offer) {
             Record::Peer(peer) => assert_eq!(view.peers.get(&peer.node), Some(&peer)),
             Record::Link(link) => assert_eq!(view.links.get(&link.with), Some(&link)),
             Record::Relay(_) => relays += 1,
+            Record::External(device) => {
+                assert_eq!(view.externals.get(&device.device), Some(&device));
+            }
         }
     }
     let good = offer.records.len() - poison.len();
     assert_eq!(view.relays.len(), relays);
-    assert_eq!(1 + view.peers.len() + view.links.len() + relays, good);
+    let others = view.links.len() + view.externals.len() + relays;
+    assert_eq!(1 + view.peers.len() + others, good);
     assert_eq!(view.id.version, offer.version);
     assert_eq!(view.signed.records.len(), offer.records.len());
 }

@@ -14,8 +14,8 @@ use pnsbox_proto::message::Token;
 use pnsbox_proto::service::{Audience, Service, ServiceKind};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{
-    LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry, RelayRecord,
-    SignedView,
+    ExternalRecord, LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry,
+    RelayRecord, SignedView,
 };
 
 /// Number of the root's key, of the controller's, of a stranger's. Nodes have the key of their number below.
@@ -94,6 +94,7 @@ pub(super) fn peer_record(name: &str, number: u8, path: PeerPath) -> Record {
         prefixes: vec![lan(number)],
         path,
         keepalive: true,
+        devices: Vec::new(),
     })
 }
 
@@ -109,7 +110,24 @@ pub(super) fn link_record(with: &str, number: u8) -> Record {
     })
 }
 
-/// Everything that a view of [`ME`] may hold: the hub straight, the far one through it, and a pair to relay for.
+/// A device that dials [`ME`].
+pub(super) fn external_record(name: &str, number: u8) -> Record {
+    let opening = |prefix, allow: &str| Opening {
+        prefix,
+        allow: vec![known("icmp"), known(allow)],
+    };
+    Record::External(ExternalRecord {
+        device: known(name),
+        wireguard: WireguardKey([number; 32]),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        opens: vec![opening(lan(44), "tcp/22")],
+        beyond: vec![opening(lan(33), "udp/53")],
+    })
+}
+
+/// Everything that a view of [`ME`] may hold: the hub straight, the far one through it, a pair to relay for,
+/// and a device.
 pub(super) fn records() -> Vec<Record> {
     let direct = PeerPath::Direct {
         endpoint: SocketAddr::from(([203, 0, 113, 30], 51820)),
@@ -130,6 +148,7 @@ pub(super) fn records() -> Vec<Record> {
             members: [known(FAR), known(HUB)],
         }),
         peer_record(NEAR, 66, PeerPath::Passive),
+        external_record("kab-demak/laptop-budi", 90),
     ]
 }
 

@@ -143,6 +143,7 @@ pub(crate) fn peer_record(name: &str, number: u8, path: PeerPath) -> Record {
         prefixes: vec![format!("10.{number}.1.0/24").parse().unwrap()],
         path,
         keepalive: true,
+        devices: Vec::new(),
     })
 }
 

@@ -82,15 +82,15 @@ impl Controller {
             TokenUse::Again(node) => return Ok((node, Vec::new())),
             TokenUse::Good(node) => node,
         };
+        if registry.externals.contains_key(&name) {
+            // The clock went back: when the device came, the invitation had ended.
+            let reason = format!("{name} is a plain WireGuard device now; ask for another anchor");
+            return Err(JoinRefusal::Invalid { reason });
+        }
         let claimed =
             judge_request(registry, request).map_err(|reason| JoinRefusal::Invalid { reason })?;
-        let taken = registry
-            .nodes
-            .values()
-            .map(|node| node.overlay_v4)
-            .collect();
-        let overlay_v4 =
-            address::next_v4(registry.network.pool, &taken).ok_or(JoinRefusal::PoolExhausted)?;
+        let overlay_v4 = address::next_v4(registry.network.pool, &registry.taken_v4())
+            .ok_or(JoinRefusal::PoolExhausted)?;
         let node = Node {
             identity: key,
             wireguard: request.wireguard,
@@ -130,11 +130,7 @@ fn judge_request(registry: &Registry, request: &JoinRequest) -> Result<Vec<IpNet
     if request.wireguard.0 == [0; 32] {
         return Err("the WireGuard key is all zero".to_owned());
     }
-    if let Some((other, _)) = registry
-        .nodes
-        .iter()
-        .find(|(_, node)| node.wireguard == request.wireguard)
-    {
+    if let Some(other) = registry.holder_of(&request.wireguard) {
         return Err(format!(
             "the WireGuard key is already that of {other}; make this box a key of its own"
         ));

@@ -69,6 +69,12 @@ impl Controller {
                 now,
                 Token(random),
             ),
+            Request::ExternalAdd { device, wireguard } => {
+                self.add_external(device, wireguard, who, now)
+            }
+            Request::ExternalList => Ok(self.externals()),
+            Request::ExternalShow { device } => self.external(&device),
+            Request::ExternalRemove { device } => self.remove_external(device, who, now),
             Request::Plan { policy } => {
                 let (difference, _) = self.difference(&policy)?;
                 Ok(Answer::Difference {
@@ -166,6 +172,11 @@ impl Controller {
         if registry.nodes.contains_key(&name) {
             return Err(Refusal::because(format!(
                 "{name} has already joined; for another box of {agency} choose another name with --node, for example --node gw2"
+            )));
+        }
+        if registry.externals.contains_key(&name) {
+            return Err(Refusal::because(format!(
+                "{name} is a plain WireGuard device; choose another name with --node, or remove it: pnsbox-controller external remove {name}"
             )));
         }
         if expires_in.is_zero() || expires_in > MAX_INVITATION {

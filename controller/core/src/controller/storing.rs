@@ -70,10 +70,18 @@ impl Controller {
     pub(super) fn unwritable(&self, request: &Request) -> Option<Refusal> {
         let reason = self.store_failure.as_ref()?;
         match request {
-            Request::AgencyAdd { .. } | Request::Invite { .. } | Request::Apply { .. } => {
+            Request::AgencyAdd { .. }
+            | Request::Invite { .. }
+            | Request::ExternalAdd { .. }
+            | Request::ExternalRemove { .. }
+            | Request::Apply { .. } => {
                 Some(Refusal::because(format!("{reason}; nothing was changed")))
             }
-            Request::AgencyList | Request::Plan { .. } | Request::Status => None,
+            Request::AgencyList
+            | Request::ExternalList
+            | Request::ExternalShow { .. }
+            | Request::Plan { .. }
+            | Request::Status => None,
         }
     }
 }

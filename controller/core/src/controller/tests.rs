@@ -1,6 +1,7 @@
 //! The controller in virtual time over a store in memory that checks every expectation.
 
 mod enrolment;
+mod external;
 mod policy;
 mod sessions;
 mod trouble;

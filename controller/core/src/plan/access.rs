@@ -1,4 +1,4 @@
-//! What a link opens, resolved from the operator's words to prefixes that are really routed.
+//! What links and devices' tables open, resolved from the operator's words to prefixes that are really routed.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use ipnet::IpNet;
 use pnsbox_proto::access::{Allow, Opening};
 use pnsbox_proto::id::AgencyName;
 
-use crate::policy::{Link, PrefixChoice};
+use crate::policy::{PolicyOpening, PrefixChoice};
 use crate::registry::Node;
 
-/// What `link` opens of the prefixes behind `nodes`, which belong to the agency `at`.
+/// What `words` open of the prefixes behind `nodes`, which belong to the agency `at`.
 pub(super) fn openings<'a>(
-    link: &Link,
+    words: &[PolicyOpening],
     at: &AgencyName,
     nodes: impl Iterator<Item = &'a Node>,
 ) -> Vec<Opening> {
     let mut opened: BTreeMap<IpNet, Vec<Allow>> = BTreeMap::new();
     for node in nodes {
-        for opening in link.openings.iter().filter(|opening| opening.at == *at) {
+        for opening in words.iter().filter(|opening| opening.at == *at) {
             for prefix in node
                 .active
                 .iter()
@@ -27,26 +27,49 @@ pub(super) fn openings<'a>(
             }
         }
     }
-    let sorted = |mut allow: Vec<Allow>| {
+    sorted(opened)
+}
+
+/// What both open.
+pub(super) fn intersection(a: &[Opening], b: &[Opening]) -> Vec<Opening> {
+    let mut both: BTreeMap<IpNet, Vec<Allow>> = BTreeMap::new();
+    for (a, b) in a.iter().flat_map(|a| b.iter().map(move |b| (a, b))) {
+        let Some(prefix) = narrower(a.prefix, b.prefix) else {
+            continue;
+        };
+        let pairs = a
+            .allow
+            .iter()
+            .flat_map(|a| b.allow.iter().map(move |b| (a, b)));
+        let allow: Vec<Allow> = pairs.filter_map(|(a, b)| a.intersection(b)).collect();
+        if !allow.is_empty() {
+            both.entry(prefix).or_default().extend(allow);
+        }
+    }
+    sorted(both)
+}
+
+fn sorted(opened: BTreeMap<IpNet, Vec<Allow>>) -> Vec<Opening> {
+    let opened = opened.into_iter().map(|(prefix, mut allow)| {
         allow.sort();
         allow.dedup();
-        allow
-    };
-    opened
-        .into_iter()
-        .map(|(prefix, allow)| Opening {
-            prefix,
-            allow: sorted(allow),
-        })
-        .collect()
+        Opening { prefix, allow }
+    });
+    opened.collect()
+}
+
+fn narrower(a: IpNet, b: IpNet) -> Option<IpNet> {
+    if a.contains(&b) {
+        Some(b)
+    } else {
+        b.contains(&a).then_some(a)
+    }
 }
 
 /// The part of a routed prefix that the operator's words mean.
 fn chosen(choice: &PrefixChoice, active: &IpNet) -> Option<IpNet> {
     match choice {
         PrefixChoice::Lan => Some(*active),
-        PrefixChoice::Within(prefix) if active.contains(prefix) => Some(*prefix),
-        PrefixChoice::Within(prefix) if prefix.contains(active) => Some(*active),
-        PrefixChoice::Within(_) => None,
+        PrefixChoice::Within(prefix) => narrower(*active, *prefix),
     }
 }

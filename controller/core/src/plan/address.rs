@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
-use pnsbox_proto::key::IdentityKey;
+use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
 
 /// The first free address of the lowest three quarters of the pool; the top quarter is kept for services.
 ///
@@ -20,10 +20,19 @@ pub fn next_v4(pool: Ipv4Net, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
 
 /// `fd`, 40 bits of the root's fingerprint (RFC 4193 section 3.2: the global id), then 80 bits of the node's.
 pub fn v6(root: &IdentityKey, identity: &IdentityKey) -> Ipv6Addr {
+    with_fingerprint(root, identity.fingerprint())
+}
+
+/// The same for a device, which has no other key: its bits are of SHA-256 of its WireGuard key.
+pub fn external_v6(root: &IdentityKey, wireguard: &WireguardKey) -> Ipv6Addr {
+    with_fingerprint(root, Digest::of(wireguard.as_bytes()))
+}
+
+fn with_fingerprint(root: &IdentityKey, fingerprint: Digest) -> Ipv6Addr {
     let mut octets = [0; 16];
     octets[0] = 0xfd;
     octets[1..6].copy_from_slice(&root.fingerprint().0[..5]);
-    octets[6..].copy_from_slice(&identity.fingerprint().0[..10]);
+    octets[6..].copy_from_slice(&fingerprint.0[..10]);
     octets.into()
 }
 
@@ -56,5 +65,8 @@ mod tests {
         assert_eq!(a.octets()[0], 0xfd);
         assert_eq!(a.octets()[..6], b.octets()[..6]);
         assert_ne!(a, b);
+        let device = external_v6(&root, &WireguardKey([4; 32]));
+        assert_eq!(a.octets()[..6], device.octets()[..6]);
+        assert_ne!(device, external_v6(&root, &WireguardKey([5; 32])));
     }
 }

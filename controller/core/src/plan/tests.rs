@@ -73,6 +73,7 @@ fn linked(pairs: &[(&str, &str)], relays: &[&str]) -> Policy {
         relays: relays.iter().map(|relay| relay.parse().unwrap()).collect(),
         links: pairs.iter().map(link).collect(),
         accepted: vec![],
+        externals: vec![],
     }
 }
 

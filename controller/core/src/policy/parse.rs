@@ -1,5 +1,7 @@
 //! From the operator's table to a [`Policy`], judged against the registry; every mistake at once.
 
+mod external;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
@@ -40,6 +42,7 @@ pub fn parse(file: &Value, registry: &Registry) -> Result<Parsed, Vec<Mistake>> 
     for table in top.tables(&mut parser.mistakes, "link") {
         parser.link(table, &accepted, &mut links);
     }
+    let externals = parser.externals(&mut top, &links, &accepted);
     top.finish(&mut parser.mistakes);
     if parser.mistakes.is_empty() {
         let links = links.into_values().collect();
@@ -48,6 +51,7 @@ pub fn parse(file: &Value, registry: &Registry) -> Result<Parsed, Vec<Mistake>> 
                 relays,
                 links,
                 accepted,
+                externals,
             },
             warnings: parser.warnings,
         })
@@ -189,27 +193,18 @@ impl Parser<'_> {
             self.mistakes
                 .push(table.mistake("between", table.written("between"), &rule));
         }
-        let mut openings: BTreeMap<(AgencyName, PrefixChoice), BTreeSet<Allow>> = BTreeMap::new();
-        for open in table.tables(&mut self.mistakes, "open") {
-            if let Some(opening) = self.open(open, between.as_ref(), accepted) {
-                openings
-                    .entry((opening.at, opening.prefix))
-                    .or_default()
-                    .extend(opening.allow);
-            }
-        }
+        let sides = |agency: &AgencyName| {
+            between
+                .as_ref()
+                .is_none_or(|between| between.contains(agency))
+        };
+        let rule = "must be one of the two agencies of the link";
+        let openings = self.openings(&mut table, rule, sides, accepted);
         table.finish(&mut self.mistakes);
         if let Some(between) = between {
-            let openings = openings
-                .into_iter()
-                .map(|((at, prefix), allow)| PolicyOpening {
-                    at,
-                    prefix,
-                    allow: allow.into_iter().collect(),
-                });
             let link = Link {
                 between: between.clone(),
-                openings: openings.collect(),
+                openings,
             };
             links.entry(between).or_insert(link);
         }
@@ -244,18 +239,43 @@ impl Parser<'_> {
         Some(pair)
     }
 
+    /// The `open` tables of `table`, at agencies of which `may_open` holds, as `at_rule` says; sorted.
+    fn openings(
+        &mut self,
+        table: &mut Reader<'_>,
+        at_rule: &str,
+        may_open: impl Fn(&AgencyName) -> bool,
+        accepted: &[Accepted],
+    ) -> Vec<PolicyOpening> {
+        let mut openings: BTreeMap<(AgencyName, PrefixChoice), BTreeSet<Allow>> = BTreeMap::new();
+        for open in table.tables(&mut self.mistakes, "open") {
+            if let Some(opening) = self.open(open, at_rule, &may_open, accepted) {
+                openings
+                    .entry((opening.at, opening.prefix))
+                    .or_default()
+                    .extend(opening.allow);
+            }
+        }
+        let openings = openings
+            .into_iter()
+            .map(|((at, prefix), allow)| PolicyOpening {
+                at,
+                prefix,
+                allow: allow.into_iter().collect(),
+            });
+        openings.collect()
+    }
+
     fn open(
         &mut self,
         mut table: Reader<'_>,
-        between: Option<&[AgencyName; 2]>,
+        at_rule: &str,
+        may_open: impl Fn(&AgencyName) -> bool,
         accepted: &[Accepted],
     ) -> Option<PolicyOpening> {
-        let rule = "must be one of the two agencies of the link";
-        let at = table.required(&mut self.mistakes, "at", rule, |value| {
+        let at = table.required(&mut self.mistakes, "at", at_rule, |value| {
             let agency = value.as_str()?.parse::<AgencyName>().ok()?;
-            between
-                .is_none_or(|between| between.contains(&agency))
-                .then_some(agency)
+            may_open(&agency).then_some(agency)
         });
         let rule = "must be \"lan\" or a prefix without host bits";
         let prefix = table.required(&mut self.mistakes, "prefix", rule, |v| {

@@ -156,18 +156,19 @@ pub(super) fn service(name: &str, audience: Audience) -> ServiceConfig {
     }
 }
 
-/// A view with the records whose bits are set, without those whose bits are missing.
+/// A view with the records whose bits are set, without those whose bits are missing. The highest bit is for one
+/// that cannot be read, so the device has no bit of its own: it comes with the peer before it.
 pub(super) fn view_of(version: u64, records: u8, missing: u8, signer: u8) -> SignedView {
     let all = network::records();
     let chosen = all
         .iter()
         .enumerate()
-        .filter(|(i, _)| records & (1 << i) != 0);
+        .filter(|(i, _)| records & (1 << i.min(&6)) != 0);
     let mut texts: Vec<_> = chosen.map(|(_, record)| network::text(record)).collect();
     if records & 0x80 != 0 {
         texts.push(("peer poison".into(), "{}".into()));
     }
-    let sent = |i: usize| missing & (1 << i) == 0;
+    let sent = |i: usize| i >= 8 || missing & (1 << i) == 0;
     network::view(("pns", &known(ME)), version, &texts, signer, sent)
 }
 

@@ -17,7 +17,7 @@ use crate::fuzz::{below, byte, chunk, chunked, frames, short};
 
 impl World {
     pub(super) fn step(&mut self, bytes: &mut Unstructured<'_>) {
-        match below(bytes, 13) {
+        match below(bytes, 14) {
             0 => self.connect(bytes),
             1 => self.hello(bytes),
             2 => self.join(bytes),
@@ -50,7 +50,8 @@ impl World {
                     self.say(bytes, message);
                 }
             }
-            _ => self.look(),
+            12 => self.look(),
+            _ => self.external(bytes),
         }
     }
 
@@ -208,6 +209,22 @@ impl World {
         }
     }
 
+    /// A device comes or goes; its key may be a member's, or none.
+    fn external(&mut self, bytes: &mut Unstructured<'_>) {
+        let (agency, _) = AGENCIES[below(bytes, 3)];
+        let device = known(&format!("{agency}/{}", ["gw1", "laptop"][below(bytes, 2)]));
+        let request = if byte(bytes) & 1 == 0 {
+            let wireguard = WireguardKey([byte(bytes); 32]);
+            Request::ExternalAdd { device, wireguard }
+        } else {
+            Request::ExternalRemove { device }
+        };
+        self.ask(request);
+        self.ask(Request::ExternalList)
+            .expect("devices can always be listed");
+        self.settle();
+    }
+
     fn apply(&mut self, bytes: &mut Unstructured<'_>) {
         let kind = byte(bytes);
         let mut links = Vec::new();
@@ -225,7 +242,13 @@ impl World {
         };
         let policy = match kind >> 6 {
             3 => serde_json::from_slice(chunk(bytes)).unwrap_or(Value::Null),
-            _ => json!({ "relays": relays, "link": links }),
+            _ if kind & 16 == 0 => json!({ "relays": relays, "link": links }),
+            _ => {
+                let open = json!([{ "at": AGENCIES[below(bytes, 3)].0, "prefix": "lan", "allow": ["tcp/1-500"] }]);
+                let external =
+                    json!([{ "device": format!("{}/laptop", AGENCIES[1].0), "open": open }]);
+                json!({ "relays": relays, "link": links, "external": external })
+            }
         };
         let planned = self.ask(Request::Plan {
             policy: policy.clone(),
@@ -317,10 +340,25 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [&[0, 1][..], &join(0, 1, 0)].concat(),
         [&[0, 1, 1, 0, 0, 7, 0, 0][..]].concat(),
     ];
+    parts.extend(with_devices(&three, &again, applied));
     for (number, message) in frames::to_controller().iter().enumerate() {
         let json = serde_json::to_vec(message).expect("a plain struct");
         parts.push([&two[..], &[11, number as u8, 0], look].concat());
         parts.push([&connect(2)[..], &[11, 0xff], &chunked(&json), &[0]].concat());
     }
     parts
+}
+
+/// A device that comes before its policy, and one that comes after it.
+fn with_devices(three: &[u8], again: &[u8], applied: &[u8]) -> [Vec<u8>; 2] {
+    let (device, no_device): (&[u8], &[u8]) = (&[13, 1, 1, 0, 90], &[13, 1, 1, 1]);
+    let (opened, less): (&[u8], &[u8]) = (&[9, 0x1f, 0, 1, 2, 0], &[9, 0x01, 1]);
+    let (restart, look): (&[u8], &[u8]) = (&[10], &[12]);
+    [
+        [
+            three, device, opened, applied, applied, no_device, applied, look,
+        ]
+        .concat(),
+        [three, opened, device, restart, again, less, look].concat(),
+    ]
 }

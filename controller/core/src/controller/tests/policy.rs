@@ -63,7 +63,7 @@ fn every_mistake_is_named_at_once_with_key_value_and_rule() {
         "relays = \"kab-demak/gw1\": has no public endpoint",
         "relays = \"kab-pati/gw1\": kab-pati is not registered",
         "relays = 7: must be a list of nodes",
-        "lnk = 1: is not a key here; keys are accept, link, relays",
+        "lnk = 1: is not a key here; keys are accept, external, link, relays",
         "[link.1] between = \"kab-pati\": kab-pati is not registered",
         "[link.1.open.1] at = \"prov-jateng\": must be one of the two",
         "[link.1.open.2] prefix = \"10.33.0.0/24\": must lie in the prefixes registered for kab-demak: 10.44.0.0/16",

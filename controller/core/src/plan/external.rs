@@ -1,0 +1,117 @@
+//! Plain WireGuard devices: what each may reach, and what their gateways and the nodes behind those are told.
+//!
+//! A device has one tunnel, with its gateway. It is no member: nothing here makes a peer of it for anybody else.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use pnsbox_proto::access::Opening;
+use pnsbox_proto::id::NodeName;
+use pnsbox_proto::view::{DeviceBehind, ExternalRecord};
+
+use super::{Planner, access, address, mesh};
+use crate::policy::Policy;
+use crate::registry::{External, Node, Registry};
+
+/// What a device may reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Behind its gateway.
+    pub here: Vec<Opening>,
+    /// Behind the gateway's peers.
+    pub beyond: Vec<Opening>,
+}
+
+impl Reach {
+    /// Its destinations, without overlaps, sorted.
+    pub fn prefixes(&self) -> Vec<IpNet> {
+        let openings = self.here.iter().chain(&self.beyond);
+        let mut prefixes = IpNet::aggregate(&openings.map(|o| o.prefix).collect());
+        prefixes.sort();
+        prefixes
+    }
+}
+
+/// What `device` may reach, as things are.
+pub fn reach(
+    registry: &Registry,
+    policy: &Policy,
+    device: &NodeName,
+    external: &External,
+) -> Reach {
+    let opened = |name: &NodeName| {
+        let node = registry.nodes.get(name);
+        node.map_or_else(Vec::new, |node| opened_at(policy, device, name, node))
+    };
+    let linked = mesh::linked(registry, policy, &external.gateway);
+    let mut beyond: Vec<Opening> = linked.iter().flat_map(opened).collect();
+    beyond.sort();
+    Reach {
+        here: opened(&external.gateway),
+        beyond,
+    }
+}
+
+/// The first node of the device's agency that a device can dial.
+pub fn gateway<'a>(registry: &'a Registry, device: &NodeName) -> Option<&'a NodeName> {
+    let agency = device.agency();
+    let public = registry
+        .nodes
+        .iter()
+        .find(|(name, node)| name.agency() == agency && node.public_endpoint.is_some());
+    public.map(|(name, _)| name)
+}
+
+/// Whose records can differ after a device of `gateway` came or went.
+pub fn touched(registry: &Registry, policy: &Policy, gateway: &NodeName) -> BTreeSet<NodeName> {
+    let mut touched = mesh::linked(registry, policy, gateway);
+    touched.insert(gateway.clone());
+    touched
+}
+
+/// What `node` opens to `device`: of its own agency's device, what the device's table says;
+/// of another's, no more than the link of the two agencies opens as well.
+fn opened_at(policy: &Policy, device: &NodeName, name: &NodeName, node: &Node) -> Vec<Opening> {
+    let (own, at) = (device.agency(), name.agency());
+    let nodes = || std::iter::once(node);
+    let wanted = access::openings(policy.external_openings(device), &at, nodes());
+    if at == own {
+        return wanted;
+    }
+    policy.link(&own, &at).map_or_else(Vec::new, |link| {
+        access::intersection(&wanted, &access::openings(&link.openings, &at, nodes()))
+    })
+}
+
+impl Planner<'_> {
+    /// The devices that dial this node.
+    pub(super) fn externals(&self) -> impl Iterator<Item = ExternalRecord> {
+        let externals = self.registry.externals.iter();
+        let mine = externals.filter(|(_, external)| external.gateway == *self.name);
+        mine.map(|(device, external)| {
+            let reach = reach(self.registry, self.policy, device, external);
+            ExternalRecord {
+                device: device.clone(),
+                wireguard: external.wireguard,
+                overlay_v4: external.overlay_v4,
+                overlay_v6: address::external_v6(&self.registry.network.root, &external.wireguard),
+                opens: reach.here,
+                beyond: reach.beyond,
+            }
+        })
+    }
+
+    /// The devices that come through `gateway`, a peer, to what this node opens to them.
+    pub(super) fn devices_behind(&self, gateway: &NodeName) -> Vec<DeviceBehind> {
+        let externals = self.registry.externals.iter();
+        let behind = externals.filter(|(_, external)| external.gateway == *gateway);
+        behind
+            .map(|(device, external)| DeviceBehind {
+                overlay_v4: external.overlay_v4,
+                overlay_v6: address::external_v6(&self.registry.network.root, &external.wireguard),
+                opens: opened_at(self.policy, device, self.name, self.node),
+            })
+            .filter(|device| !device.opens.is_empty())
+            .collect()
+    }
+}
