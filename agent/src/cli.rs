@@ -209,9 +209,12 @@ fn show<T: Serialize + serde::de::DeserializeOwned>(
 fn peers(socket: &Path, as_json: bool) -> Result<String, AskError> {
     let status: StatusSnapshot = ask_agent(socket, &Request::Status)?;
     Ok(if as_json {
-        object("pnsbox.peers/1", json!({ "peers": status.peers }))
+        object(
+            "pnsbox.peers/1",
+            json!({ "peers": status.peers, "externals": status.externals }),
+        )
     } else {
-        render::peers(&status.peers)
+        render::peers(&status)
     })
 }
 

@@ -43,10 +43,15 @@ pub struct Interface {
 pub struct Filter {
     /// Forwarded from a peer to the LAN: accepted if one matches, else dropped and counted.
     pub inbound: Vec<ForwardRule>,
+    /// Forwarded from a device to a peer: accepted if one matches, else dropped and counted.
+    /// Nothing else may leave our interface that came through it.
+    pub across: Vec<ForwardRule>,
     /// Forwarded from the LAN to peers: sources that may leave. The far side judges the rest.
     pub own_prefixes: Vec<IpNet>,
     /// Peers' overlay addresses, which may reach links, echo and metrics on this box.
     pub peer_addresses: Vec<IpNet>,
+    /// Devices' overlay addresses, which may reach echo on this box.
+    pub device_addresses: Vec<IpNet>,
     /// UDP port of links.
     pub link_port: u16,
     /// TCP port of metrics.
@@ -56,9 +61,9 @@ pub struct Filter {
 /// Who may open what behind this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardRule {
-    /// Inner sources: overlay addresses and LAN prefixes of the agency's nodes.
+    /// Inner sources: overlay addresses and LAN prefixes of the agency's nodes, or a device's overlay addresses.
     pub sources: Vec<IpNet>,
-    /// Destination behind this node.
+    /// Destination behind this node, or behind a peer of it.
     pub destination: IpNet,
     /// Any of these.
     pub allow: Vec<Allow>,

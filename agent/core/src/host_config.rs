@@ -1,12 +1,13 @@
 //! From a view to what the host must look like. Pure: the same view and facts give the same configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+use pnsbox_proto::access::Opening;
 use pnsbox_proto::id::AgencyName;
 use pnsbox_proto::key::WireguardKey;
-use pnsbox_proto::view::{PeerPath, PeerRecord};
+use pnsbox_proto::view::{DeviceBehind, ExternalRecord, PeerPath, PeerRecord};
 
 use crate::event::HostFacts;
 use crate::host::{Filter, ForwardRule, HostConfig, Interface, Relay, Tunnel, TunnelPath};
@@ -39,6 +40,7 @@ pub fn host_config(
         .peers
         .values()
         .map(|peer| tunnel(view, facts, peer, settings))
+        .chain(view.externals.values().map(device_tunnel))
         .collect();
     let mut routes: BTreeSet<IpNet> = tunnels
         .iter()
@@ -96,12 +98,22 @@ fn tunnel(view: &View, facts: &HostFacts, peer: &PeerRecord, settings: &Settings
     };
     Tunnel {
         key: peer.wireguard,
-        allowed_prefixes: overlay(peer)
+        allowed_prefixes: addresses_of(peer)
             .into_iter()
-            .chain(peer.prefixes.iter().copied())
+            .chain(peer.devices.iter().flat_map(device_overlay))
             .collect(),
         path,
         keepalive: peer.keepalive,
+    }
+}
+
+/// A device dials this node and holds its own NAT open. Where it was last seen says nothing of where it is now.
+fn device_tunnel(device: &ExternalRecord) -> Tunnel {
+    Tunnel {
+        key: device.wireguard,
+        allowed_prefixes: hosts(device.overlay_v4, device.overlay_v6).into(),
+        path: TunnelPath::Passive,
+        keepalive: false,
     }
 }
 
@@ -123,16 +135,25 @@ fn filter(view: &View, settings: &Settings) -> Filter {
         if sources.is_empty() {
             continue;
         }
-        inbound.extend(link.opens.iter().map(|opening| ForwardRule {
-            sources: sources.clone(),
-            destination: opening.prefix,
-            allow: opening.allow.clone(),
-        }));
+        inbound.extend(rules(&sources, &link.opens));
+    }
+    for device in view.peers.values().flat_map(|peer| &peer.devices) {
+        inbound.extend(rules(&device_overlay(device), &device.opens));
+    }
+    let mut across = Vec::new();
+    let mut device_addresses = Vec::new();
+    for device in view.externals.values() {
+        let sources = hosts(device.overlay_v4, device.overlay_v6);
+        inbound.extend(rules(&sources, &device.opens));
+        across.extend(rules(&sources, &device.beyond));
+        device_addresses.extend(sources);
     }
     Filter {
         inbound,
+        across,
         own_prefixes: view.node.prefixes.clone(),
         peer_addresses: view.peers.values().flat_map(overlay).collect(),
+        device_addresses,
         link_port: settings.link,
         http_port: settings.http,
     }
@@ -144,20 +165,33 @@ fn sources_of(view: &View, agency: &AgencyName) -> Vec<IpNet> {
         .peers
         .values()
         .filter(|peer| peer.node.agency() == *agency);
-    peers
-        .flat_map(|peer| {
-            overlay(peer)
-                .into_iter()
-                .chain(peer.prefixes.iter().copied())
-        })
-        .collect()
+    peers.flat_map(addresses_of).collect()
+}
+
+/// Overlay addresses and LAN prefixes of a member.
+fn addresses_of(peer: &PeerRecord) -> Vec<IpNet> {
+    let overlay = overlay(peer).into_iter();
+    overlay.chain(peer.prefixes.iter().copied()).collect()
+}
+
+fn rules(sources: &[IpNet], opens: &[Opening]) -> impl Iterator<Item = ForwardRule> {
+    opens.iter().map(|opening| ForwardRule {
+        sources: sources.to_vec(),
+        destination: opening.prefix,
+        allow: opening.allow.clone(),
+    })
 }
 
 fn overlay(peer: &PeerRecord) -> [IpNet; 2] {
-    [
-        IpNet::from(IpAddr::from(peer.overlay_v4)),
-        IpNet::from(IpAddr::from(peer.overlay_v6)),
-    ]
+    hosts(peer.overlay_v4, peer.overlay_v6)
+}
+
+fn device_overlay(device: &DeviceBehind) -> [IpNet; 2] {
+    hosts(device.overlay_v4, device.overlay_v6)
+}
+
+fn hosts(v4: Ipv4Addr, v6: Ipv6Addr) -> [IpNet; 2] {
+    [IpNet::from(IpAddr::from(v4)), IpNet::from(IpAddr::from(v6))]
 }
 
 /// An uplink's address, gateway or resolver, or a LAN prefix, inside the overlay pool would be cut off by our routes.

@@ -6,11 +6,13 @@ use std::time::Duration;
 use pnsbox_proto::health::{Condition, ConditionCode, HealthReport, HeldReason, PeerHealth};
 use pnsbox_proto::message::ToController;
 use pnsbox_proto::time::UnixTime;
-use pnsbox_proto::view::{PeerPath, PeerRecord};
+use pnsbox_proto::view::{ExternalRecord, PeerPath, PeerRecord};
 
 use crate::agent::Agent;
 use crate::event::{Now, Output};
-use crate::snapshot::{ControllerStatus, MembershipState, ServiceStatus, StatusSnapshot};
+use crate::snapshot::{
+    ControllerStatus, ExternalStatus, MembershipState, ServiceStatus, StatusSnapshot,
+};
 use crate::view::View;
 
 /// Time between reports when nothing changes.
@@ -132,6 +134,10 @@ impl Agent {
             view_since: self.reporter.in_force.map(|now| now.wall),
             quarantined: view.map_or_else(Vec::new, |view| view.quarantined.clone()),
             peers: self.peers(now),
+            externals: view.map_or_else(Vec::new, |view| {
+                let externals = view.externals.values();
+                externals.map(|device| self.external(device, now)).collect()
+            }),
             own_services: self
                 .node()
                 .map(|node| self.catalogue.health(node))
@@ -182,6 +188,19 @@ impl Agent {
             rtt_ms: stats.and_then(|stats| stats.rtt_ms()),
             jitter_ms: stats.and_then(|stats| stats.jitter_ms()),
             loss: stats.and_then(|stats| stats.loss(now.monotonic)),
+        }
+    }
+
+    fn external(&self, device: &ExternalRecord, now: Now) -> ExternalStatus {
+        let tunnel = self.tunnels.get(&device.wireguard);
+        let last_handshake = tunnel.and_then(|tunnel| tunnel.last_handshake);
+        ExternalStatus {
+            device: device.device.clone(),
+            up: last_handshake.is_some_and(|at| at.age(now.wall) < HANDSHAKE_AGE),
+            endpoint: tunnel.and_then(|tunnel| tunnel.endpoint),
+            last_handshake,
+            rx_bytes: tunnel.map_or(0, |tunnel| tunnel.rx_bytes),
+            tx_bytes: tunnel.map_or(0, |tunnel| tunnel.tx_bytes),
         }
     }
 

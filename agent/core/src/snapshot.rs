@@ -34,10 +34,29 @@ pub struct StatusSnapshot {
     pub quarantined: Vec<String>,
     /// Every peer.
     pub peers: Vec<PeerHealth>,
+    /// Plain WireGuard devices that dial this node. One that is down is switched off, and nobody's concern.
+    pub externals: Vec<ExternalStatus>,
     /// The node's own services.
     pub own_services: Vec<ServiceHealth>,
     /// What needs attention.
     pub conditions: Vec<Condition>,
+}
+
+/// A plain WireGuard device that dials this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalStatus {
+    /// Its name.
+    pub device: NodeName,
+    /// A handshake was completed in the last 180 s (`REJECT_AFTER_TIME`, WireGuard whitepaper section 6.1).
+    pub up: bool,
+    /// Where it was last heard from.
+    pub endpoint: Option<SocketAddr>,
+    /// Completion of the last handshake.
+    pub last_handshake: Option<UnixTime>,
+    /// Bytes received from it, inner packets.
+    pub rx_bytes: u64,
+    /// Bytes sent to it, inner packets.
+    pub tx_bytes: u64,
 }
 
 /// What the agent has counted since its start.

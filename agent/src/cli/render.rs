@@ -1,9 +1,12 @@
 //! Text for people: fixed columns, no colour, UTC, one screen.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use comfy_table::{Table, presets};
-use pnsbox_agent_core::snapshot::{MembershipState, ServiceState, ServiceStatus, StatusSnapshot};
+use pnsbox_agent_core::snapshot::{
+    ExternalStatus, MembershipState, ServiceState, ServiceStatus, StatusSnapshot,
+};
 use pnsbox_proto::health::{HeldReason, PeerHealth};
 use pnsbox_proto::time::UnixTime;
 
@@ -52,9 +55,9 @@ pub(crate) fn status(status: &StatusSnapshot) -> String {
             format!("{}: {}", condition.code, condition.message),
         );
     }
-    if !status.peers.is_empty() {
+    if !status.peers.is_empty() || !status.externals.is_empty() {
         text.push('\n');
-        text.push_str(&peers(&status.peers));
+        text.push_str(&peers(status));
         text.push('\n');
     }
     if !status.own_services.is_empty() {
@@ -78,9 +81,34 @@ pub(crate) fn status(status: &StatusSnapshot) -> String {
     text.trim_end().to_owned()
 }
 
-/// `pnsbox peers`.
-pub(crate) fn peers(peers: &[PeerHealth]) -> String {
-    let now = UnixTime::from(SystemTime::now());
+/// `pnsbox peers`: members, then plain WireGuard devices.
+pub(crate) fn peers(status: &StatusSnapshot) -> String {
+    let members = members(&status.peers);
+    if status.externals.is_empty() {
+        return members;
+    }
+    let devices = devices(&status.externals);
+    if status.peers.is_empty() {
+        devices
+    } else {
+        format!("{members}\n\n{devices}")
+    }
+}
+
+fn devices(devices: &[ExternalStatus]) -> String {
+    let mut table = table(&["DEVICE", "TUNNEL", "PATH", "HANDSHAKE"]);
+    for device in devices {
+        table.add_row([
+            device.device.to_string(),
+            up_or_down(device.up),
+            endpoint(device.endpoint),
+            age(device.last_handshake),
+        ]);
+    }
+    trimmed(&table)
+}
+
+fn members(peers: &[PeerHealth]) -> String {
     let mut table = table(&[
         "PEER",
         "TUNNEL",
@@ -93,25 +121,20 @@ pub(crate) fn peers(peers: &[PeerHealth]) -> String {
         "LOSS",
     ]);
     for peer in peers {
-        let endpoint = peer.endpoint.map_or_else(|| "-".into(), |e| e.to_string());
         let path = peer
             .relay
             .as_ref()
-            .map_or(endpoint, |relay| format!("relay {relay}"));
-        let age = peer.last_handshake.map_or_else(
-            || "never".into(),
-            |t| format!("{} s ago", t.age(now).as_secs()),
-        );
+            .map_or_else(|| endpoint(peer.endpoint), |relay| format!("relay {relay}"));
         let mtu = peer
             .path_mtu
             .map_or_else(|| "-".into(), |mtu| mtu.to_string());
         table.add_row([
             peer.node.to_string(),
-            if peer.up { "up" } else { "down" }.into(),
+            up_or_down(peer.up),
             path,
             mtu,
-            age,
-            if peer.link { "up" } else { "down" }.into(),
+            age(peer.last_handshake),
+            up_or_down(peer.link),
             number(peer.rtt_ms),
             number(peer.jitter_ms),
             peer.loss
@@ -119,6 +142,22 @@ pub(crate) fn peers(peers: &[PeerHealth]) -> String {
         ]);
     }
     trimmed(&table)
+}
+
+fn up_or_down(up: bool) -> String {
+    if up { "up" } else { "down" }.into()
+}
+
+fn endpoint(endpoint: Option<SocketAddr>) -> String {
+    endpoint.map_or_else(|| "-".into(), |e| e.to_string())
+}
+
+fn age(last_handshake: Option<UnixTime>) -> String {
+    let now = UnixTime::from(SystemTime::now());
+    last_handshake.map_or_else(
+        || "never".into(),
+        |t| format!("{} s ago", t.age(now).as_secs()),
+    )
 }
 
 /// `pnsbox services`.

@@ -197,6 +197,7 @@ fn unjoined() -> StatusSnapshot {
         view_since: None,
         quarantined: Vec::new(),
         peers: Vec::new(),
+        externals: Vec::new(),
         own_services: Vec::new(),
         conditions: Vec::new(),
     }

@@ -1,7 +1,7 @@
 //! What the rendered table lets through, with real packets.
 //!
-//! A veth end called `pns0` stands in for the tunnel: the table knows interfaces by name only.
-//! `peer` (10.44.1.10) - pns0 `gateway` lan0 - `lan` (10.33.1.10).
+//! A bridge called `pns0` stands in for the tunnels: the table knows interfaces by name only.
+//! `peer` (10.44.1.10) and `device` (100.127.0.9) - pns0 `gateway` lan0 - `lan` (10.33.1.10).
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -101,8 +101,44 @@ fn segments_fit_the_tunnel_both_ways() {
     assert_eq!((inbound, outbound), (1380 - 40 - 12, 1380 - 40 - 12));
 }
 
+#[test]
+fn a_device_reaches_what_is_opened_to_it_behind_peers_and_only_the_lan_reaches_it() {
+    let world = World::new(&with_device(&["tcp/445", "icmp"]));
+    world.peer.run(|| listen("10.44.1.10:445"));
+    world.peer.run(|| listen("10.44.1.10:80"));
+    world.device.run(|| listen("100.127.0.9:443"));
+    world.gateway.run(|| listen("0.0.0.0:9586"));
+    world.listen("10.33.1.10:22");
+    world.listen("10.33.1.10:445");
+
+    let reaches = |from: &Namespace, to: &'static str| from.run(move || connect(to).is_some());
+    let mut connection = world
+        .device
+        .run(|| connect("10.44.1.10:445").expect("it is opened"));
+    assert!(echoes(&mut connection));
+    assert!(!reaches(&world.device, "10.44.1.10:80"));
+    assert!(world.ping(&world.device, "10.44.1.10"));
+    let received = world.device.sh("grep ^Icmp: /proc/net/snmp");
+    let redirects = received.lines().nth(1).unwrap().split(' ').nth(8).unwrap();
+    assert_eq!(redirects, "0", "nobody is told of a shorter way");
+
+    assert!(reaches(&world.device, "10.33.1.10:22"));
+    assert!(!reaches(&world.device, "10.33.1.10:445"));
+    assert!(world.ping(&world.device, "10.33.1.1"));
+    assert!(!reaches(&world.device, "10.33.1.1:9586"));
+
+    assert!(reaches(&world.lan, "100.127.0.9:443"));
+    assert!(world.ping(&world.lan, "100.127.0.9"));
+    assert!(!reaches(&world.peer, "100.127.0.9:443"));
+    assert!(!world.ping(&world.peer, "100.127.0.9"));
+
+    world.load(&with_device(&["icmp"]));
+    assert!(!echoes(&mut connection));
+}
+
 struct World {
     peer: Namespace,
+    device: Namespace,
     gateway: Namespace,
     lan: Namespace,
 }
@@ -111,25 +147,27 @@ impl World {
     fn new(filter: &Filter) -> Self {
         let world = Self {
             peer: Namespace::new(),
+            device: Namespace::new(),
             gateway: Namespace::new(),
             lan: Namespace::new(),
         };
         let gateway = &world.gateway;
-        for (name, other, address) in [
-            ("pns0", &world.peer, "100.127.0.2/32"),
-            ("lan0", &world.lan, "10.33.1.1/24"),
+        for (name, other) in [
+            ("peer0", &world.peer),
+            ("device0", &world.device),
+            ("lan0", &world.lan),
         ] {
             gateway.sh(&format!(
-                "ip link add {name} type veth peer name eth0 netns {}",
+                "ip link add {name} type veth peer name eth0 netns {} && ip link set {name} up",
                 other.tid
             ));
-            gateway.sh(&format!(
-                "ip addr add {address} dev {name} && ip link set {name} up"
-            ));
         }
+        gateway.sh("ip link add pns0 type bridge && ip link set peer0 master pns0 && ip link set device0 master pns0");
+        gateway.sh("ip addr add 100.127.0.2/32 dev pns0 && ip link set pns0 up && ip addr add 10.33.1.1/24 dev lan0");
+        world.device.sh("ip addr add 100.127.0.9/32 dev eth0 && ip link set eth0 up && ip route add default via 100.127.0.2 dev eth0 onlink");
         world.peer.sh("ip addr add 10.44.1.10/24 dev eth0 && ip link set eth0 up && ip route add default via 100.127.0.2 dev eth0 onlink");
         world.lan.sh("ip addr add 10.33.1.10/24 dev eth0 && ip link set eth0 up && ip route add default via 10.33.1.1");
-        gateway.sh("ip route add 10.44.1.0/24 dev pns0 && echo 1 > /proc/sys/net/ipv4/ip_forward");
+        gateway.sh("ip route add 10.44.1.0/24 dev pns0 && ip route add 100.127.0.9 dev pns0 && echo 1 > /proc/sys/net/ipv4/ip_forward");
         world.load(filter);
         world
     }
@@ -191,10 +229,27 @@ fn filter(allow: &[&str]) -> Filter {
             allow: allow.iter().map(|a| a.parse().unwrap()).collect(),
         }],
         own_prefixes: vec!["10.33.1.0/24".parse().unwrap()],
+        across: Vec::new(),
         peer_addresses: vec!["10.44.1.10/32".parse().unwrap()],
+        device_addresses: Vec::new(),
         link_port: 51821,
         http_port: 9586,
     }
+}
+
+/// The table of a gateway with a device, to which a peer's LAN opens `beyond`, and the own LAN one port.
+fn with_device(beyond: &[&str]) -> Filter {
+    let device = vec!["100.127.0.9/32".parse().unwrap()];
+    let rule = |destination: &str, allow: &[&str]| ForwardRule {
+        sources: device.clone(),
+        destination: destination.parse().unwrap(),
+        allow: allow.iter().map(|a| a.parse().unwrap()).collect(),
+    };
+    let mut filter = filter(&["tcp/445"]);
+    filter.inbound.push(rule("10.33.1.0/24", &["tcp/22"]));
+    filter.across.push(rule("10.44.1.10/32", beyond));
+    filter.device_addresses = device;
+    filter
 }
 
 /// Echoes every connection, until the test process ends.

@@ -309,7 +309,10 @@ fn comes_into_force(view: &View, bytes: &mut Unstructured<'_>) {
     let Ok(config) = host_config(view, &facts, &settings) else {
         return;
     };
-    assert_eq!(config.tunnels.len(), view.peers.len());
+    assert_eq!(
+        config.tunnels.len(),
+        view.peers.len() + view.externals.len()
+    );
     for throw in &config.throws {
         assert!(
             !config.routes.contains(throw),

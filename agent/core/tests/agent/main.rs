@@ -5,6 +5,7 @@
 )]
 
 mod again;
+mod external;
 mod joining;
 mod links;
 mod pair;

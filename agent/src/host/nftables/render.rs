@@ -24,6 +24,9 @@ pub fn render(filter: &Filter, interface: &str) -> String {
     text
 }
 
+/// The kernel would send redirects for what leaves through the interface that it came through,
+/// but no device has another way to a peer.
+///
 /// Adding before deleting makes the deletion right whether or not the table was there.
 fn write_table(out: &mut String, filter: &Filter, interface: &str) -> std::fmt::Result {
     writeln!(
@@ -33,24 +36,26 @@ fn write_table(out: &mut String, filter: &Filter, interface: &str) -> std::fmt::
     for counter in [INBOUND_DROPS, OUTBOUND_DROPS, LOCAL_DROPS] {
         writeln!(out, "\tcounter {counter} {{ }}")?;
     }
-    let groups = groups(&filter.inbound);
-    for (number, rules) in groups.values().enumerate() {
-        write_source_chain(out, number, rules)?;
-    }
-    write_inbound(out, &groups)?;
+    write_judging(out, "inbound", "source", &groups(&filter.inbound))?;
+    write_judging(out, "across", "external", &groups(&filter.across))?;
     write_outbound(out, &filter.own_prefixes)?;
     write_local(out, filter)?;
     write!(
         out,
         r#"	chain forward {{
 		type filter hook forward priority filter; policy accept;
-		iifname "{interface}" oifname "{interface}" counter name {INBOUND_DROPS} drop
+		iifname "{interface}" oifname "{interface}" goto across
 		iifname "{interface}" goto inbound
 		oifname "{interface}" goto outbound
 	}}
 	chain input {{
 		type filter hook input priority filter; policy accept;
 		iifname "{interface}" goto local
+	}}
+	chain output {{
+		type filter hook output priority filter; policy accept;
+		oifname "{interface}" icmp type redirect drop
+		oifname "{interface}" icmpv6 type nd-redirect drop
 	}}
 	chain segment_size {{
 		type filter hook forward priority mangle; policy accept;
@@ -74,8 +79,8 @@ fn groups(rules: &[ForwardRule]) -> BTreeMap<Vec<IpNet>, Vec<&ForwardRule>> {
     groups
 }
 
-fn write_source_chain(out: &mut String, number: usize, rules: &[&ForwardRule]) -> std::fmt::Result {
-    writeln!(out, "\tchain source_{number} {{")?;
+fn write_source_chain(out: &mut String, chain: &str, rules: &[&ForwardRule]) -> std::fmt::Result {
+    writeln!(out, "\tchain {chain} {{")?;
     for ForwardRule {
         destination, allow, ..
     } in rules
@@ -105,14 +110,20 @@ fn write_source_chain(out: &mut String, number: usize, rules: &[&ForwardRule]) -
     writeln!(out, "\t}}")
 }
 
-fn write_inbound(
+/// A chain `name` that accepts answers and what the rules of its sources accept, each in a chain `source`_N.
+fn write_judging(
     out: &mut String,
+    name: &str,
+    source: &str,
     groups: &BTreeMap<Vec<IpNet>, Vec<&ForwardRule>>,
 ) -> std::fmt::Result {
-    writeln!(out, "\tchain inbound {{\n{ANSWERS}")?;
+    for (number, rules) in groups.values().enumerate() {
+        write_source_chain(out, &format!("{source}_{number}"), rules)?;
+    }
+    writeln!(out, "\tchain {name} {{\n{ANSWERS}")?;
     for (number, sources) in groups.keys().enumerate() {
         for set in sets("saddr", sources) {
-            writeln!(out, "\t\t{set} jump source_{number}")?;
+            writeln!(out, "\t\t{set} jump {source}_{number}")?;
         }
     }
     writeln!(out, "\t\tcounter name {INBOUND_DROPS} drop\n\t}}")
@@ -132,21 +143,25 @@ fn write_local(out: &mut String, filter: &Filter) -> std::fmt::Result {
         http_port,
         ..
     } = filter;
-    writeln!(out, "\tchain peer {{")?;
-    writeln!(
-        out,
-        "\t\ticmp type echo-request accept\n\t\ticmpv6 type echo-request accept"
-    )?;
+    writeln!(out, "\tchain peer {{\n{ECHO}")?;
     writeln!(
         out,
         "\t\tudp dport {link_port} accept\n\t\ttcp dport {http_port} accept\n\t}}"
     )?;
+    writeln!(out, "\tchain external {{\n{ECHO}\n\t}}")?;
     writeln!(out, "\tchain local {{\n{ANSWERS}")?;
-    for set in sets("saddr", &disjoint(&filter.peer_addresses)) {
-        writeln!(out, "\t\t{set} jump peer")?;
+    for (chain, addresses) in [
+        ("peer", &filter.peer_addresses),
+        ("external", &filter.device_addresses),
+    ] {
+        for set in sets("saddr", &disjoint(addresses)) {
+            writeln!(out, "\t\t{set} jump {chain}")?;
+        }
     }
     writeln!(out, "\t\tcounter name {LOCAL_DROPS} drop\n\t}}")
 }
+
+const ECHO: &str = "\t\ticmp type echo-request accept\n\t\ticmpv6 type echo-request accept";
 
 /// Answers to what this side opened, and errors about any connection: without them the path MTU is never found.
 const ANSWERS: &str = "\t\tct state established ct direction reply accept\n\
@@ -226,6 +241,19 @@ mod tests {
                     &["icmp", "tcp/443"],
                 ),
             ],
+            across: vec![
+                rule(
+                    &["100.127.0.9/32", "fd00::9/128"],
+                    "10.44.1.10/32",
+                    &["icmp", "tcp/22"],
+                ),
+                rule(
+                    &["100.127.0.10/32", "fd00::a/128"],
+                    "2001:db8:44::/64",
+                    &["udp/53"],
+                ),
+            ],
+            device_addresses: nets(&["100.127.0.9/32", "fd00::9/128"]),
             own_prefixes: nets(&["10.33.1.0/24", "2001:db8:33::/64"]),
             peer_addresses: nets(&["100.127.0.3/32", "100.127.0.4/32", "fd00::3/128"]),
             link_port: 51821,
