@@ -11,6 +11,7 @@ mod crash;
 mod disk;
 mod drift;
 mod enrolment;
+mod external;
 mod hostile;
 mod ipv6;
 mod leftovers;
@@ -91,6 +92,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_change_reaches_whom_it_affects_and_nobody_else",
         change::a_change_reaches_whom_it_affects_and_nobody_else,
+    ),
+    (
+        "a_plain_wireguard_device_is_served_and_moves_and_is_cut",
+        external::a_plain_wireguard_device_is_served_and_moves_and_is_cut,
     ),
     (
         "anchors_that_are_no_good_are_named",

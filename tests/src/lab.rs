@@ -158,11 +158,23 @@ impl Lab {
 
     /// Process id of a program of a host.
     pub fn pid(&self, host: &str, program: &str) -> Result<u64> {
-        let output = self.script(&["status", "--json"]).output()?;
-        let status: Value = serde_json::from_slice(&output.stdout)?;
-        status["hosts"][host]["pids"][program]
+        self.shown(host)?["pids"][program]
             .as_u64()
             .with_context(|| format!("{program} runs on {host}"))
+    }
+
+    /// All that a program of a host has said.
+    pub fn log(&self, host: &str, program: &str) -> Result<String> {
+        let shown = self.shown(host)?;
+        let file = shown["logs"][program].as_str();
+        let file = file.with_context(|| format!("{program} of {host} has a log"))?;
+        Ok(text(&std::fs::read(file)?))
+    }
+
+    fn shown(&self, host: &str) -> Result<Value> {
+        let output = self.script(&["status", "--json"]).output()?;
+        let mut status: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(status["hosts"][host].take())
     }
 
     /// Waits until `condition` holds; returns how long that took.

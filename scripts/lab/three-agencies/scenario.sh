@@ -8,11 +8,13 @@
 #                     pusat.lan    prov-jateng.lan      kab-demak.lan           kota-malang.lan
 #                  (Prometheus)
 #
+# laptop, a plain WireGuard device on the road: 100.64.3.2 behind .60 (SNAT), later 100.64.4.2 behind .61 (fully-random)
+#
 # shellcheck shell=bash disable=SC2034  # the variables are read by lab.sh
 
 SCENARIO_HOSTS=(
     isp pusat.controller pusat.gw pusat.lan prov-jateng.gw prov-jateng.lan
-    kab-demak.gw kab-demak.lan kota-malang.gw kota-malang.lan
+    kab-demak.gw kab-demak.lan kota-malang.gw kota-malang.lan laptop
 )
 SCENARIO_CONTROLLER_HOST=pusat.controller
 SCENARIO_CONTROLLER_ADDRESS=203.0.113.10:443
@@ -46,11 +48,14 @@ scenario_network() {
     public_site prov-jateng prov-jateng.gw wan0 203.0.113.30
     nat_site kab-demak 100.64.1
     nat_site kota-malang 100.64.2
+    roaming_site
     # The ISP answers for the addresses that it translates to.
     configure_host isp <<'END'
 address add 203.0.113.1/24 dev br0
 address add 203.0.113.40/32 dev br0
 address add 203.0.113.50/32 dev br0
+address add 203.0.113.60/32 dev br0
+address add 203.0.113.61/32 dev br0
 link set br0 up
 END
     make_router isp
@@ -79,6 +84,21 @@ nat_site() {
     configure_host "$1.gw" <<END
 address add $2.2/24 dev wan0
 route add default via $2.1
+END
+}
+
+# roaming_site: a host with two ways out, of which it uses the first.
+roaming_site() {
+    link_hosts isp laptop laptop wan0
+    link_hosts isp laptop-mobile laptop wan1
+    configure_host isp <<'END'
+address add 100.64.3.1/24 dev laptop
+address add 100.64.4.1/24 dev laptop-mobile
+END
+    configure_host laptop <<'END'
+address add 100.64.3.2/24 dev wan0
+address add 100.64.4.2/24 dev wan1
+route add default via 100.64.3.1
 END
 }
 
