@@ -132,6 +132,7 @@ fn one_that_is_switched_off_is_nobodys_concern_and_its_handshake_is_shown() {
     let tunnel = |number, last_handshake| TunnelState {
         key: WireguardKey([number; 32]),
         endpoint: Some("198.51.100.9:5000".parse().unwrap()),
+        path_mtu: None,
         last_handshake,
         rx_bytes: 3,
         tx_bytes: 4,

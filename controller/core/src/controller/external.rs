@@ -166,7 +166,9 @@ fn judge_key(registry: &Registry, key: &WireguardKey) -> Result<(), String> {
 fn no_gateway(device: &NodeName) -> String {
     let agency = device.agency();
     format!(
-        "{agency} has no node with a public endpoint, which a plain WireGuard device must dial;          give {agency} one: 'pnsbox-controller invite {agency}' with another --node,          and on that box 'pnsbox join --public ADDRESS:PORT'"
+        "{agency} has no node with a public endpoint, which a plain WireGuard device must dial; \
+         give {agency} one: 'pnsbox-controller invite {agency}' with another --node, \
+         and on that box 'pnsbox join --public ADDRESS:PORT'"
     )
 }
 
