@@ -49,6 +49,8 @@ pub(crate) struct Waiting {
     pub(crate) length: usize,
     /// Of the packet in it, if the core knows.
     pub(crate) tos: Tos,
+    /// Bytes of the packet in it, with its padding if the core cannot tell them apart; 0 if there is none.
+    pub(crate) packet: usize,
 }
 
 /// What time brought.

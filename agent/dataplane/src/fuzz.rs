@@ -70,7 +70,7 @@ impl Output for Caught {
         }
         Sent {
             runs: runs.len(),
-            lost: 0,
+            ..Sent::default()
         }
     }
 
@@ -165,12 +165,32 @@ impl MemoryPlane {
     /// The TUN gave this, virtio headers included.
     pub fn handle_reads(&mut self, reads: &[Vec<u8>], now: Instant) -> Caught {
         let mut caught = Caught::default();
-        let (plane, table) = (&self.plane, self.plane.table());
-        for read in reads {
-            self.transmitter.take(plane, &table, read, now, &mut caught);
-        }
-        self.transmitter.finish(plane, &table, now, &mut caught);
+        self.transmit(reads, now, &mut caught);
         caught
+    }
+
+    /// Takes what the TUN gives until `out` takes no more; how many of the reads it took.
+    pub(crate) fn transmit(
+        &mut self,
+        reads: &[Vec<u8>],
+        now: Instant,
+        out: &mut dyn Output,
+    ) -> usize {
+        let (plane, table) = (&self.plane, self.plane.table());
+        let transmitter = &mut self.transmitter;
+        if transmitter.is_blocked() && !transmitter.resume(plane, out) {
+            return 0;
+        }
+        let mut taken = 0;
+        for read in reads {
+            if transmitter.is_blocked() {
+                break;
+            }
+            transmitter.take(plane, &table, read, now, out);
+            taken += 1;
+        }
+        transmitter.finish(plane, &table, now, out);
+        taken
     }
 
     /// Time went by.

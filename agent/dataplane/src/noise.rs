@@ -176,6 +176,7 @@ impl Core for Tunnel {
         Some(Waiting {
             length: self.seal_message(&packet, now, message)?,
             tos: Tos::of(&packet),
+            packet: crate::packet::parse(&packet).map_or(packet.len(), |header| header.length),
         })
     }
 

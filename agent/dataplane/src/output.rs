@@ -29,6 +29,12 @@ impl Run {
         self.length.div_ceil(self.segment)
     }
 
+    /// Goes on behind its first datagrams, of which so many are dealt with: fewer than it has.
+    pub(crate) fn skip(&mut self, datagrams: usize) {
+        self.start += datagrams * self.segment;
+        self.length -= datagrams * self.segment;
+    }
+
     /// Each datagram: where it begins, and its length.
     pub(crate) fn datagrams(&self) -> impl Iterator<Item = (usize, usize)> {
         let Self {
@@ -46,8 +52,18 @@ impl Run {
 pub(crate) struct Sent {
     /// Runs that are dealt with; fewer than given when the kernel takes no more for now.
     pub(crate) runs: usize,
-    /// Datagrams of those that the kernel refused.
+    /// Datagrams of the next run that are dealt with: fewer than it has.
+    pub(crate) partial: usize,
+    /// Datagrams of all those that the kernel refused.
     pub(crate) lost: u64,
+}
+
+impl Sent {
+    /// Datagrams of `runs`, which were to be sent, that the kernel took.
+    pub(crate) fn datagrams(&self, runs: &[Run]) -> u64 {
+        let whole = runs[..self.runs].iter().map(Run::count).sum::<usize>();
+        ((whole + self.partial) as u64).saturating_sub(self.lost)
+    }
 }
 
 /// Where results go.

@@ -199,10 +199,12 @@ impl Peer {
         let mut session = self.session.lock();
         session.last_wanted = Some(now);
         let sealed = session.core.seal(slab, frames, now, message);
-        let is_sealed = match sealed {
+        match sealed {
             Sealed::InPlace => {
                 session.last_sent = now;
                 session.sent_bytes += frames.iter().map(|f| f.length as u64).sum::<u64>();
+                drop(session);
+                self.sent(frames.len() as u64, bytes);
                 true
             }
             Sealed::Kept(initiation) => {
@@ -211,12 +213,13 @@ impl Peer {
                 }
                 false
             }
-        };
-        drop(session);
-        self.tx_packets
-            .fetch_add(frames.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts what the host sent and the peer is sent.
+    fn sent(&self, packets: u64, bytes: u64) {
+        self.tx_packets.fetch_add(packets, Ordering::Relaxed);
         self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
-        is_sealed
     }
 
     /// Opens data messages where they lie; `opened[i]` tells whether frame i is authentic and new.
@@ -245,7 +248,8 @@ impl Peer {
         session.received_bytes += accepted.map(|(f, _)| f.length as u64).sum::<u64>();
         session.heard(DATA, now);
         self.learn(DATA, source);
-        session.flush(&self.path(), message, now, send);
+        let (packets, bytes) = session.flush(&self.path(), message, now, send);
+        self.sent(packets, bytes);
     }
 
     /// What the host gets of opened messages.
@@ -283,7 +287,8 @@ impl Peer {
             session.transmit(&path, &message[..length], now, &mut *send);
         }
         if kind == HANDSHAKE_RESPONSE {
-            session.flush(&path, message, now, send);
+            let (packets, bytes) = session.flush(&path, message, now, send);
+            self.sent(packets, bytes);
         }
         Ok(())
     }
@@ -523,12 +528,22 @@ impl Session {
         }
     }
 
-    /// Sends what waited for the session.
-    fn flush(&mut self, path: &Path, message: &mut [u8], now: Instant, send: Send<'_>) {
+    /// Sends what waited for the session: so many packets, of so many bytes.
+    fn flush(
+        &mut self,
+        path: &Path,
+        message: &mut [u8],
+        now: Instant,
+        send: Send<'_>,
+    ) -> (u64, u64) {
+        let (mut packets, mut bytes) = (0, 0);
         while let Some(waiting) = self.core.waiting(now, message) {
             let datagram = &message[..waiting.length];
             self.transmit_with(path, waiting.tos, datagram, now, &mut *send);
+            packets += u64::from(waiting.packet > 0);
+            bytes += waiting.packet as u64;
         }
+        (packets, bytes)
     }
 
     /// The core gave up: begins again after a pause, if anybody wants the tunnel.

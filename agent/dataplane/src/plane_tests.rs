@@ -1,5 +1,6 @@
 //! Planes wired together in memory, through real boringtun sessions: no socket, no thread, no waiting.
 
+mod back_pressure;
 mod flood;
 mod replay;
 mod timers;

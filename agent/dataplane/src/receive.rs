@@ -338,16 +338,18 @@ impl<'b> Burst<'b> {
             return;
         };
         let tally = &self.plane.tally;
-        let count = run.count() as u64;
         let sent = self.out.runs(self.slab, &[run]);
-        if sent.runs == 0 {
-            return tally.drop_many(DropReason::QueueFull, count);
-        }
+        let count = sent.datagrams(&[run]);
         tally.drop_many(DropReason::SendFailed, sent.lost);
-        let inner = run.length - run.count() * relay::HEADER_BYTES;
-        if sent.lost == 0 {
-            tally.relayed(count, inner as u64);
-        }
+        let queued = run.count() as u64 - count - sent.lost;
+        tally.drop_many(DropReason::QueueFull, queued);
+        // Which were lost is not told: they count as long ones.
+        let missing = (queued + sent.lost) * run.segment as u64;
+        let bytes = (run.length as u64).saturating_sub(missing);
+        tally.relayed(
+            count,
+            bytes.saturating_sub(count * relay::HEADER_BYTES as u64),
+        );
     }
 }
 

@@ -29,8 +29,8 @@ const PASSES: usize = SMALLEST_MTU as usize + SMALLEST;
 const MOST_IN_BATCH: usize = 2 * MOST_IN_RUN;
 /// Sealed bytes that are sent without waiting for more: what a super-packet leaves over a full run goes with that run.
 const ENOUGH: usize = 100_000;
-/// A batch on top of nearly enough, and as much again for what comes while the kernel takes nothing.
-const SLAB: usize = ENOUGH + LARGEST_RUN + BUFFER;
+/// A batch on top of nearly enough, and the packets of one read, however small: it is cut while the kernel takes nothing.
+const SLAB: usize = ENOUGH + LARGEST_RUN + 2 * BUFFER;
 
 /// Packets on their way to peers. One worker's.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Transmitter {
     outer: Vec<Tos>,
     /// Sealed and not sent.
     runs: Vec<Run>,
+    /// The kernel took no more of them.
+    is_blocked: bool,
     message: Vec<u8>,
 }
 
@@ -81,12 +83,18 @@ impl Default for Transmitter {
             frames: Vec::with_capacity(MOST_IN_BATCH),
             outer: Vec::with_capacity(MOST_IN_BATCH),
             runs: Vec::with_capacity(SLAB / SMALLEST),
+            is_blocked: false,
             message: vec![0; BUFFER],
         }
     }
 }
 
 impl Transmitter {
+    /// Whether the kernel takes no more for now: then nothing is to be read until [`Transmitter::resume`] succeeds.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
     /// Takes what one read of the TUN gave: so many packets. They are sent at the latest by [`Transmitter::finish`].
     pub(crate) fn take(
         &mut self,
@@ -103,16 +111,18 @@ impl Transmitter {
             })
     }
 
-    /// Sends everything that was taken. False if the kernel takes no more for now: then [`Transmitter::resume`].
+    /// Sends everything that was taken, or what the kernel takes of it: see [`Transmitter::is_blocked`].
     pub(crate) fn finish(
         &mut self,
         plane: &Plane,
         table: &Table,
         now: Instant,
         out: &mut dyn Output,
-    ) -> bool {
+    ) {
         self.close(plane, table, now, out);
-        self.resume(plane, out)
+        if !self.is_blocked {
+            self.resume(plane, out);
+        }
     }
 
     /// Goes on sending what the kernel did not take. True if nothing is left.
@@ -120,7 +130,9 @@ impl Transmitter {
         let sent = out.runs(&self.slab, &self.runs);
         plane.tally.drop_many(DropReason::SendFailed, sent.lost);
         self.runs.drain(..sent.runs);
-        if !self.runs.is_empty() {
+        self.is_blocked = !self.runs.is_empty();
+        if let Some(first) = self.runs.first_mut() {
+            first.skip(sent.partial);
             return false;
         }
         if self.batch.is_none() {
@@ -141,19 +153,24 @@ impl Transmitter {
             .split_first_chunk::<VNET_HEADER>()
             .ok_or(DropReason::MalformedPacket)?;
         let header = packet::parse(packet).ok_or(DropReason::MalformedPacket)?;
-        let peer = table
-            .by_address(header.destination)
-            .ok_or(DropReason::NoPeer)?;
+        let segments = Segments::parse(VnetHeader::decode(vnet), &packet[..header.length])
+            .map_err(|_| DropReason::MalformedPacket)?;
+        let count = segments.count();
+        let refuse = |reason, packets: usize| {
+            plane.tally.drop_many(reason, packets as u64);
+            Ok(count as u64)
+        };
+        let Some(peer) = table.by_address(header.destination) else {
+            return refuse(DropReason::NoPeer, count);
+        };
         // Sealed and sent again it would come back again, for ever.
         let comes_back = |to| peer.path() == Path::Direct(to) || plane.is_endpoint(to);
         if packet::tunnelled_to(packet, &header).is_some_and(comes_back) {
-            return Err(DropReason::RoutingLoop);
+            return refuse(DropReason::RoutingLoop, count);
         }
-        let segments = Segments::parse(VnetHeader::decode(vnet), &packet[..header.length])
-            .map_err(|_| DropReason::MalformedPacket)?;
         // One for all that the host merged: what differs there is not merged.
         let outer = plane.dscp.outer(Tos::of(packet));
-        for index in 0..segments.count() {
+        for index in 0..count {
             let length = segments.length(index);
             let padded = padded_length(length, plane.mtu);
             if !self.has_room(peer, padded) {
@@ -162,10 +179,9 @@ impl Transmitter {
                     self.resume(plane, out);
                 }
             }
-            let Some(slot) = self.slot(table, peer, padded)? else {
-                let rest = segments.count() - index;
-                plane.tally.drop_many(DropReason::QueueFull, rest as u64);
-                break;
+            let slot = match self.slot(table, peer, padded) {
+                Ok(slot) => slot,
+                Err(reason) => return refuse(reason, count - index),
             };
             self.outer.push(outer);
             let (to, padding) = self.slab[slot..slot + padded].split_at_mut(length);
@@ -173,11 +189,15 @@ impl Transmitter {
             padding.fill(0);
             self.batch.as_mut().expect("a slot is of a batch").bytes += length as u64;
         }
-        Ok(segments.count() as u64)
+        Ok(count as u64)
     }
 
-    /// Whether the open batch is this peer's and takes another packet of so many bytes, padding included.
+    /// Whether the open batch is this peer's and takes another packet of so many bytes, padding included;
+    /// if there is none, whether one could begin with it.
     fn has_room(&self, peer: &Arc<Peer>, padded: usize) -> bool {
+        if self.end + relay::HEADER_BYTES + padded + SMALLEST > self.slab.len() {
+            return false;
+        }
         let Some(batch) = &self.batch else {
             return true;
         };
@@ -187,28 +207,28 @@ impl Transmitter {
             && used + batch.header_bytes() + padded + SMALLEST <= LARGEST_RUN
     }
 
-    /// Room for another packet of the peer: where it begins in the slab. `None` if the slab is full.
+    /// Room for another packet of the peer: where it begins in the slab.
     fn slot(
         &mut self,
         table: &Table,
         peer: &Arc<Peer>,
         padded: usize,
-    ) -> Result<Option<usize>, DropReason> {
+    ) -> Result<usize, DropReason> {
+        let length = padded + SMALLEST;
+        if self.end + relay::HEADER_BYTES + length > self.slab.len() {
+            return Err(DropReason::QueueFull);
+        }
         let batch = match &mut self.batch {
             Some(batch) => batch,
             None => self.batch.insert(begin(table, peer, self.end)?),
         };
-        let length = padded + SMALLEST;
         let start = self.end + batch.header_bytes();
-        if start + length > self.slab.len() {
-            return Ok(None);
-        }
         if let Some(header) = batch.header {
             self.slab[self.end..start].copy_from_slice(&header);
         }
         self.frames.push(Frame { start, length });
         self.end = start + length;
-        Ok(Some(start + DATA_HEADER))
+        Ok(start + DATA_HEADER)
     }
 
     /// Seals the open batch.
@@ -216,6 +236,9 @@ impl Transmitter {
         let Some(batch) = self.batch.take() else {
             return;
         };
+        if self.frames.is_empty() {
+            return;
+        }
         let send = &mut |path: &Path, tos: Tos, datagram: &[u8]| {
             plane.send(table, path, tos, datagram, out)
         };

@@ -173,8 +173,6 @@ struct PacketWorker<'s> {
     /// One read of the TUN.
     read: Vec<u8>,
     transmitter: Transmitter,
-    /// The kernel took no more of what was to be sent.
-    is_blocked: bool,
     inbox: Inbox,
     receiver: Receiver,
     /// For what the host sends. Apart from the other, which may be in the middle of something else.
@@ -196,7 +194,6 @@ impl<'s> PacketWorker<'s> {
             tally,
             read: vec![0; VNET_HEADER + BUFFER],
             transmitter: Transmitter::default(),
-            is_blocked: false,
             inbox: Inbox::new(),
             receiver: Receiver::default(),
             to_network: Kernel::new(shared, tally),
@@ -213,7 +210,7 @@ impl<'s> PacketWorker<'s> {
             if ready.udp {
                 ready.udp = self.receive(now);
             }
-            if ready.tun || self.is_blocked {
+            if ready.tun || self.transmitter.is_blocked() {
                 ready.tun = self.transmit(now);
             }
         }
@@ -221,15 +218,16 @@ impl<'s> PacketWorker<'s> {
 
     /// Waits until something can be done or a round is over; only looks, if something is known to be ready.
     fn wait(&mut self, mut ready: Ready) -> Ready {
+        let is_blocked = self.transmitter.is_blocked();
         let on = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
-        let tun = on(!self.is_blocked, PollFlags::POLLIN);
-        let udp = PollFlags::POLLIN | on(self.is_blocked, PollFlags::POLLOUT);
+        let tun = on(!is_blocked, PollFlags::POLLIN);
+        let udp = PollFlags::POLLIN | on(is_blocked, PollFlags::POLLOUT);
         let mut polled = [
             PollFd::new(self.shared.udp.socket().as_fd(), udp),
             PollFd::new(self.shared.tun.file.as_fd(), tun),
             PollFd::new(self.shared.stop.as_fd(), PollFlags::POLLIN),
         ];
-        let is_busy = ready.tun && !self.is_blocked || ready.udp;
+        let is_busy = ready.tun && !is_blocked || ready.udp;
         let timeout = PollTimeout::from(if is_busy { 0 } else { ROUND });
         match poll(&mut polled, timeout) {
             Ok(_) => {
@@ -280,15 +278,12 @@ impl<'s> PacketWorker<'s> {
     /// Takes packets of the host. True if there is probably more.
     fn transmit(&mut self, now: Instant) -> bool {
         let plane = &self.shared.plane;
-        if self.is_blocked {
-            self.is_blocked = !self.transmitter.resume(plane, &mut self.to_network);
-            if self.is_blocked {
-                return true;
-            }
+        if self.transmitter.is_blocked() && !self.transmitter.resume(plane, &mut self.to_network) {
+            return true;
         }
         let table = plane.table();
         let (mut reads, mut packets, mut bytes, mut more) = (0, 0, 0, true);
-        while more && reads < MOST_READS && bytes < ENOUGH {
+        while more && reads < MOST_READS && bytes < ENOUGH && !self.transmitter.is_blocked() {
             match (&self.shared.tun.file).read(&mut self.read) {
                 Ok(length) => {
                     reads += 1;
@@ -306,8 +301,7 @@ impl<'s> PacketWorker<'s> {
             }
         }
         self.tally.read_packets(reads as u64, packets);
-        self.is_blocked = !self
-            .transmitter
+        self.transmitter
             .finish(plane, &table, now, &mut self.to_network);
         more
     }
@@ -343,7 +337,6 @@ impl<'s> Kernel<'s> {
 impl Kernel<'_> {
     /// Sends [`Kernel::frame`].
     fn single(&mut self, to: SocketAddr, tos: Tos, is_probe: bool) -> Sent {
-        self.tally.sent_datagrams(1, 1);
         let run = Run {
             to,
             start: 0,
@@ -352,7 +345,9 @@ impl Kernel<'_> {
             tos,
             is_probe,
         };
-        self.outbox.send(&self.shared.udp, &self.frame, &[run])
+        let sent = self.outbox.send(&self.shared.udp, &self.frame, &[run]);
+        self.tally.sent_datagrams(1, sent.datagrams(&[run]));
+        sent
     }
 }
 
@@ -374,9 +369,8 @@ impl Output for Kernel<'_> {
 
     fn runs(&mut self, slab: &[u8], runs: &[Run]) -> Sent {
         let sent = self.outbox.send(&self.shared.udp, slab, runs);
-        let datagrams = runs[..sent.runs].iter().map(Run::count).sum::<usize>();
         self.tally
-            .sent_datagrams(sent.runs as u64, datagrams as u64);
+            .sent_datagrams(sent.runs as u64, sent.datagrams(runs));
         sent
     }
 

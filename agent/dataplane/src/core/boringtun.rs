@@ -111,6 +111,7 @@ impl Core for Boringtun {
         written(self.0.decapsulate(None, &[], message)).map(|length| Waiting {
             length,
             tos: Tos::default(),
+            packet: length.saturating_sub(SMALLEST),
         })
     }
 

@@ -57,6 +57,15 @@ struct Message {
     tos: Tos,
 }
 
+/// How far the single datagrams of a run came.
+#[derive(Debug, Clone, Copy, Default)]
+struct Singly {
+    /// Datagrams that are dealt with.
+    done: usize,
+    /// Those of them that the kernel refused.
+    lost: u64,
+}
+
 impl Outbox {
     pub(crate) fn new() -> Self {
         Self {
@@ -74,13 +83,20 @@ impl Outbox {
         while let Some(first) = runs.get(sent.runs) {
             if first.is_probe {
                 udp.discover(Discover::Probe);
-                sent.lost += self.send_singly(udp, slab, first);
+                let Singly { done, lost } = self.send_singly(udp, slab, first);
                 udp.discover(Discover::Ordinary);
+                // It may be lost: nobody waits until there is room for it.
+                sent.lost += lost + (first.count() - done) as u64;
                 sent.runs += 1;
                 continue;
             }
             if self.refuses(first) {
-                sent.lost += self.send_singly(udp, slab, first);
+                let Singly { done, lost } = self.send_singly(udp, slab, first);
+                sent.lost += lost;
+                if done < first.count() {
+                    sent.partial = done;
+                    return sent;
+                }
                 sent.runs += 1;
                 continue;
             }
@@ -118,9 +134,9 @@ impl Outbox {
         sent
     }
 
-    /// Sends the datagrams of a run each for itself; how many were lost.
-    fn send_singly(&mut self, udp: &Udp, slab: &[u8], run: &Run) -> u64 {
-        let mut lost = 0;
+    /// Sends the datagrams of a run each for itself, until the kernel takes no more.
+    fn send_singly(&mut self, udp: &Udp, slab: &[u8], run: &Run) -> Singly {
+        let mut all = Singly::default();
         let mut count = 0;
         for (start, length) in run.datagrams() {
             let message = Message {
@@ -133,29 +149,34 @@ impl Outbox {
             self.set(count, udp, slab, message);
             count += 1;
             if count == MOST {
-                lost += self.call_until(udp, count);
+                if !self.call_until(udp, count, &mut all) {
+                    return all;
+                }
                 count = 0;
             }
         }
-        lost + self.call_until(udp, count)
+        self.call_until(udp, count, &mut all);
+        all
     }
 
-    /// Sends the first `count` messages; how many the kernel did not take.
-    fn call_until(&mut self, udp: &Udp, count: usize) -> u64 {
-        let mut lost = 0;
-        let mut done = 0;
-        while done < count {
-            match self.call(udp, done, count) {
-                Ok(taken) => done += taken,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+    /// Sends the first `count` messages. False if the kernel takes no more for now.
+    fn call_until(&mut self, udp: &Udp, count: usize, all: &mut Singly) -> bool {
+        let mut from = 0;
+        while from < count {
+            let taken = match self.call(udp, from, count) {
+                Ok(taken) => taken,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
                     debug!(%error, "a datagram was not sent");
-                    lost += 1;
-                    done += 1;
+                    all.lost += 1;
+                    1
                 }
-            }
+            };
+            from += taken;
+            all.done += taken;
         }
-        lost
+        true
     }
 
     fn set(&mut self, index: usize, udp: &Udp, slab: &[u8], message: Message) {
