@@ -144,7 +144,30 @@ pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
             .spawn(move || (worker.work)(&shared, number))
     };
     const ALL: &[Worker] = &WORKERS;
-    ALL.iter().enumerate().map(start).collect()
+    all_or_none(ALL.iter().enumerate().map(start), || shared.stop())
+}
+
+/// All threads, or the first error, when those that had started have ended.
+fn all_or_none(
+    starts: impl Iterator<Item = io::Result<JoinHandle<()>>>,
+    stop: impl FnOnce(),
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    for started in starts {
+        match started {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                stop();
+                for thread in threads {
+                    if thread.join().is_err() {
+                        debug!("a worker panicked while it was stopped");
+                    }
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(threads)
 }
 
 fn move_packets(shared: &Shared, number: usize) {
@@ -237,10 +260,6 @@ impl<'s> PacketWorker<'s> {
             }
             Err(error) => debug!(%error, "poll was interrupted"),
         }
-        if !is_busy {
-            self.to_network.outbox.forget(Instant::now());
-            self.to_host.outbox.forget(Instant::now());
-        }
         ready
     }
 
@@ -249,12 +268,11 @@ impl<'s> PacketWorker<'s> {
         let more = match self.inbox.receive(self.shared.udp.socket()) {
             Ok(more) => more,
             Err(error) => {
-                // Interrupted, or what an earlier datagram met on its way, for example an ICMP error.
-                let is_empty = error.kind() == io::ErrorKind::WouldBlock;
-                if !is_empty {
+                // For example what an earlier datagram met on its way: poll tells whether there is more.
+                if error.kind() != io::ErrorKind::WouldBlock {
                     debug!(%error, "datagrams were not received");
                 }
-                return !is_empty;
+                return error.kind() == io::ErrorKind::Interrupted;
             }
         };
         let (slab, received) = self.inbox.received();
@@ -295,7 +313,11 @@ impl<'s> PacketWorker<'s> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => more = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.lose_tun(&error);
+                    if is_gone(&error) {
+                        self.lose_tun(&error);
+                    } else {
+                        debug!(%error, "a packet was not read from the TUN interface");
+                    }
                     more = false;
                 }
             }
@@ -313,6 +335,14 @@ impl<'s> PacketWorker<'s> {
         }
         std::thread::sleep(Duration::from_millis(ROUND.into()));
     }
+}
+
+/// Whether an error of the TUN says that nothing will come of it any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADF | libc::EBADFD | libc::EIO | libc::ENODEV | libc::ENXIO | libc::EFAULT)
+    )
 }
 
 /// Socket and interface as an [`Output`].
@@ -383,6 +413,42 @@ impl Output for Kernel<'_> {
                 debug!(%error, "a packet was not written to the TUN interface");
                 Outcome::Failed
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_started_end_when_another_does_not_start() {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let first = stopping.clone();
+        let run = move || {
+            while !first.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+        };
+        let watched = Arc::downgrade(&stopping);
+        let starts = [
+            std::thread::Builder::new().spawn(run),
+            Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+        ];
+        let started = all_or_none(starts.into_iter(), || {
+            stopping.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(started.unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+        assert_eq!(watched.strong_count(), 1, "the thread has ended");
+    }
+
+    #[test]
+    fn the_tun_is_gone_at_some_errors_only() {
+        for code in [libc::EBADFD, libc::EIO, libc::ENODEV, libc::ENXIO] {
+            assert!(is_gone(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::ENOMEM, libc::ENOBUFS, libc::EINVAL] {
+            assert!(!is_gone(&io::Error::from_raw_os_error(code)), "{code}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Receiving in bursts: several runs of equal datagrams with one system call (`recvmmsg`, `UDP_GRO`).
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd as _;
 
 use socket2::Socket;
@@ -168,8 +168,15 @@ impl Inbox {
 fn address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
     match libc::c_int::from(name.sin6_family) {
         libc::AF_INET6 => {
-            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr).to_canonical();
-            Some(SocketAddr::new(ip, u16::from_be(name.sin6_port)))
+            let port = u16::from_be(name.sin6_port);
+            let address = match Ipv6Addr::from(name.sin6_addr.s6_addr).to_canonical() {
+                // Only with its interface it can be answered.
+                IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+                    SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into()
+                }
+                ip => SocketAddr::new(ip, port),
+            };
+            Some(address)
         }
         libc::AF_INET => {
             // SAFETY: sockaddr_in is smaller, no more strictly aligned, plain data, and what the kernel wrote here.

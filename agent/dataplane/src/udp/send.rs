@@ -20,6 +20,8 @@ const MOST: usize = 64;
 const PAUSE: Duration = Duration::from_secs(60);
 /// Destinations whose egress refuses runs; a host has few egresses, and forgetting one costs a call.
 const MOST_REFUSALS: usize = 64;
+/// So many destinations that take no run at all tell that the egress does not: it is not asked for each of them.
+const TELLING: usize = 4;
 
 /// A destination whose way out does not take runs.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +37,13 @@ pub(crate) struct Outbox {
     headers: Headers,
     controls: Vec<Control>,
     refusals: Vec<Refusal>,
+    /// Until then nobody gets runs.
+    singly_until: Option<Instant>,
+    /// Until then no other refusal is told.
+    told_until: Option<Instant>,
+    /// How much later than now it is for a test.
+    #[cfg(test)]
+    pub(super) ahead: Duration,
     /// What a test has the kernel say to runs.
     #[cfg(test)]
     pub(super) kernel_says: Option<i32>,
@@ -72,6 +81,10 @@ impl Outbox {
             headers: Headers::new(MOST),
             controls: vec![Control::EMPTY; MOST],
             refusals: Vec::with_capacity(MOST_REFUSALS),
+            singly_until: None,
+            told_until: None,
+            #[cfg(test)]
+            ahead: Duration::ZERO,
             #[cfg(test)]
             kernel_says: None,
         }
@@ -79,6 +92,7 @@ impl Outbox {
 
     /// Sends runs in order, until the kernel takes no more.
     pub(crate) fn send(&mut self, udp: &Udp, slab: &[u8], runs: &[Run]) -> Sent {
+        self.forget();
         let mut sent = Sent::default();
         while let Some(first) = runs.get(sent.runs) {
             if first.is_probe {
@@ -233,27 +247,32 @@ impl Outbox {
     }
 
     pub(super) fn refuses(&self, run: &Run) -> bool {
-        run.count() > 1
-            && self
-                .refusals
-                .iter()
-                .any(|refusal| refusal.to == run.to.ip() && run.segment >= refusal.segment)
+        let is_refused =
+            |refusal: &Refusal| refusal.to == run.to.ip() && run.segment >= refusal.segment;
+        run.count() > 1 && (self.singly_until.is_some() || self.refusals.iter().any(is_refused))
     }
 
     /// Remembers that the way to this destination takes no such runs.
     fn refuse(&mut self, run: &Run, code: i32) {
-        let now = Instant::now();
+        let until = self.now() + PAUSE;
         if self.refusals.len() == MOST_REFUSALS {
             self.refusals.remove(0);
         }
         // Without checksum offload it takes no run at all (EIO); otherwise these datagrams exceed the path's MTU.
         let segment = if code == libc::EIO { 0 } else { run.segment };
-        info!(to = %run.to, segment, error = %io::Error::from_raw_os_error(code), "datagrams go one by one for a minute");
+        if self.told_until.is_none() {
+            self.told_until = Some(until);
+            info!(to = %run.to, segment, error = %io::Error::from_raw_os_error(code), "datagrams go one by one for a minute");
+        }
         self.refusals.push(Refusal {
             to: run.to.ip(),
             segment,
-            until: now + PAUSE,
+            until,
         });
+        let whole = self.refusals.iter().filter(|refusal| refusal.segment == 0);
+        if whole.count() >= TELLING {
+            self.singly_until = Some(until);
+        }
     }
 
     /// Destinations that get single datagrams now.
@@ -263,8 +282,21 @@ impl Outbox {
     }
 
     /// Forgets refusals whose time is over.
-    pub(crate) fn forget(&mut self, now: Instant) {
+    fn forget(&mut self) {
+        if self.refusals.is_empty() && self.singly_until.is_none() && self.told_until.is_none() {
+            return;
+        }
+        let now = self.now();
         self.refusals.retain(|refusal| refusal.until > now);
+        self.singly_until = self.singly_until.filter(|until| *until > now);
+        self.told_until = self.told_until.filter(|until| *until > now);
+    }
+
+    fn now(&self) -> Instant {
+        let now = Instant::now();
+        #[cfg(test)]
+        let now = now + self.ahead;
+        now
     }
 }
 

@@ -1,7 +1,7 @@
 //! Against the kernel, over a veth: what runs become on the way, and what happens when the way out takes none.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 use super::{Inbox, Outbox, Udp, bind};
 use crate::net::{Net, OUTER_B, UPLINK, wait};
@@ -143,10 +143,10 @@ fn an_egress_that_refuses_runs_gets_single_datagrams_and_a_minute_later_runs_aga
     assert!(!ends.outbox.refuses(&other), "others are not affected");
 
     ends.outbox.kernel_says = None;
-    let now = Instant::now();
-    ends.outbox.forget(now + Duration::from_secs(59));
+    ends.outbox.ahead = Duration::from_secs(59);
+    assert_eq!(ends.send(1000).0, 10);
     assert_eq!(ends.outbox.refused(), 1);
-    ends.outbox.forget(now + Duration::from_secs(61));
+    ends.outbox.ahead = Duration::from_secs(61);
     assert_eq!(ends.send(1000).0, 1, "and now it is one run again");
     assert_eq!(ends.outbox.refused(), 0);
 }
@@ -203,6 +203,99 @@ fn a_full_socket_says_so_and_loses_nothing() {
     wait("all arrive", || {
         ends.receive(&mut come);
         come.len() == 100
+    });
+}
+
+#[test]
+fn an_egress_that_refuses_four_destinations_is_not_asked_for_the_others() {
+    let mut ends = Ends::up();
+    ends.outbox.kernel_says = Some(libc::EIO);
+    let run = |last: u8| Run {
+        to: SocketAddr::from(([127, 0, 0, last], 9)),
+        start: 0,
+        length: 20,
+        segment: 10,
+        tos: Tos::default(),
+        is_probe: false,
+    };
+    for last in 1..100 {
+        ends.outbox.send(&ends.from, &[0; 20], &[run(last)]);
+    }
+    assert_eq!(ends.outbox.refused(), 4);
+    assert!(ends.outbox.refuses(&run(200)));
+    ends.outbox.ahead = Duration::from_secs(61);
+    ends.outbox.kernel_says = None;
+    assert_eq!(ends.send(1000).0, 1);
+}
+
+#[test]
+fn a_full_socket_takes_a_refused_run_in_parts_and_loses_nothing() {
+    let mut ends = Ends::up();
+    ends.run(&format!(
+        "tc qdisc add dev {UPLINK} root tbf rate 8mbit burst 5kb limit 10mb"
+    ));
+    socket2::SockRef::from(ends.from.socket())
+        .set_send_buffer_size(10_000)
+        .unwrap();
+    ends.outbox.kernel_says = Some(libc::EIO);
+    let mut run = Run {
+        to: ends.to,
+        start: 0,
+        length: 60_000,
+        segment: 1000,
+        tos: Tos::default(),
+        is_probe: false,
+    };
+    let slab: Vec<u8> = (0..run.length).map(|at| (at / 1000) as u8).collect();
+    let first = ends.outbox.send(&ends.from, &slab, &[run]);
+    assert!(
+        first.runs == 0 && (1..60).contains(&first.partial) && first.lost == 0,
+        "{first:?}"
+    );
+    run.skip(first.partial);
+    wait("the rest goes when there is room", || {
+        let sent = ends.outbox.send(&ends.from, &slab, &[run]);
+        assert_eq!(sent.lost, 0);
+        run.skip(sent.partial);
+        sent.runs == 1
+    });
+    let mut come = Vec::new();
+    wait("all arrive", || {
+        ends.receive(&mut come);
+        come.len() == 60
+    });
+    assert_eq!(come.concat(), slab);
+}
+
+#[test]
+fn a_sender_with_a_link_local_address_can_be_answered() {
+    let mut ends = Ends::up();
+    for (side, address) in [("a", "fe80::a"), ("b", "fe80::b")] {
+        let address = format!("address add {address}/64 dev {UPLINK} nodad");
+        ends.net.ip(side, &address);
+    }
+    let index = || nix::net::if_::if_nametoindex(UPLINK).unwrap();
+    let (a, b) = (ends.net.enter("a", index), ends.net.enter("b", index));
+    let scoped = |ip: &str, port, scope| -> SocketAddr {
+        SocketAddrV6::new(ip.parse().unwrap(), port, 0, scope).into()
+    };
+    let from = ends.from.socket().local_addr().unwrap().port();
+    ends.to = scoped("fe80::b", ends.to.port(), a);
+    ends.send(100);
+    let (_, received) = ends.inbox.received();
+    assert_eq!(received[0].from, scoped("fe80::a", from, b));
+    let answer = Run {
+        to: received[0].from,
+        start: 0,
+        length: 6,
+        segment: 6,
+        tos: Tos::default(),
+        is_probe: false,
+    };
+    let sent = ends.outbox.send(&ends.receiver, b"answer", &[answer]);
+    assert_eq!((sent.runs, sent.lost), (1, 0));
+    wait("the answer arrives", || {
+        ends.inbox.receive(ends.from.socket()).is_ok()
     });
 }
 
