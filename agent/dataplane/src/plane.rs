@@ -140,6 +140,8 @@ impl Plane {
             };
             if let Some(other) = other {
                 return match other.authenticated_endpoint() {
+                    // Both claim one address: it would come back for ever.
+                    Some(address) if address == source => Relayed::Drop(DropReason::RelayRefused),
                     Some(address) => Relayed::Forward(other, address),
                     None => Relayed::Drop(DropReason::NoEndpoint),
                 };

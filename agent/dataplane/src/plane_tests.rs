@@ -709,3 +709,42 @@ fn two_peers_on_one_channel_of_a_relay_are_refused() {
         Err(SnapshotError::DuplicateChannel(9))
     );
 }
+
+#[test]
+fn a_channel_that_is_relayed_here_and_leads_through_a_member_is_refused() {
+    let world = World::new(4);
+    let snapshot = |channel| Snapshot {
+        peers: vec![
+            world.direct(1),
+            world.direct(2),
+            world.relayed(3, 1, channel),
+        ],
+        relays: vec![RelayChannel {
+            channel: 9,
+            members: [world.key(1), world.key(2)],
+        }],
+    };
+    assert_eq!(
+        world.apply(0, &snapshot(9)),
+        Err(SnapshotError::AmbiguousChannel(9))
+    );
+    assert_eq!(world.apply(0, &snapshot(10)), Ok(()));
+}
+
+#[test]
+fn a_frame_is_never_sent_back_to_where_it_came_from() {
+    let mut world = triangle();
+    let shared = world.nodes[0].address;
+    // Node 1 speaks to the relay from the address of node 0.
+    world.act(1, |plane, now| {
+        plane.handle_packet(&packet(1, 2, b"x"), now)
+    });
+    let datagram = world.flights.pop_front().unwrap().bytes;
+    world.throw(2, shared, &datagram);
+    world.flights.clear();
+    world.seen.clear();
+    let before = world.dropped(2, DropReason::RelayRefused);
+    world.throw(2, shared, &[&relay::header(9)[..], &[4; 64]].concat());
+    assert!(world.seen.is_empty());
+    assert_eq!(world.dropped(2, DropReason::RelayRefused), before + 1);
+}

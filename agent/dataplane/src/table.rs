@@ -33,6 +33,9 @@ pub enum SnapshotError {
     /// A relay channel whose members are not two different peers, or are themselves relayed.
     #[error("relay channel {0} must have two different peers of this node as members")]
     BadMembers(u32),
+    /// A channel that this node relays, and through which it reaches a peer itself by way of one of the members.
+    #[error("channel {0} is relayed here and also leads to a peer through one of its members")]
+    AmbiguousChannel(u32),
 }
 
 /// The peers of one snapshot.
@@ -133,7 +136,8 @@ pub(crate) fn check(snapshot: &Snapshot, own_key: &PublicKey) -> Result<(), Snap
         }
     }
     check_paths(snapshot, &direct)?;
-    check_relays(&snapshot.relays, &direct)
+    check_relays(&snapshot.relays, &direct)?;
+    check_ambiguity(snapshot)
 }
 
 fn check_paths(
@@ -167,6 +171,25 @@ fn check_relays(
         }
         if !channels.insert(relay.channel) {
             return Err(SnapshotError::DuplicateChannel(relay.channel));
+        }
+    }
+    Ok(())
+}
+
+/// A frame from a member must be either for the other one or for us.
+fn check_ambiguity(snapshot: &Snapshot) -> Result<(), SnapshotError> {
+    let relayed: HashMap<u32, [PublicKey; 2]> = snapshot
+        .relays
+        .iter()
+        .map(|relay| (relay.channel, relay.members))
+        .collect();
+    for peer in &snapshot.peers {
+        if let PathConfig::Relay { via, channel } = &peer.path
+            && relayed
+                .get(channel)
+                .is_some_and(|members| members.contains(via))
+        {
+            return Err(SnapshotError::AmbiguousChannel(*channel));
         }
     }
     Ok(())
