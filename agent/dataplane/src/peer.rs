@@ -96,6 +96,20 @@ impl Route {
         };
         self.is_authenticated = false;
     }
+
+    /// Nobody answers: back to the configured address, if there is one. True if it was elsewhere.
+    fn give_up(&mut self) -> bool {
+        let PathConfig::Direct(configured) = self.config else {
+            return false;
+        };
+        let configured = Path::Direct(configured);
+        if self.path == configured {
+            return false;
+        }
+        self.path = configured;
+        self.is_authenticated = false;
+        true
+    }
 }
 
 struct Session {
@@ -284,7 +298,12 @@ impl Peer {
         self.learn(kind, source);
         let path = self.path();
         if let Ok(Handled::Reply(length)) = handled {
-            session.transmit(&path, &message[..length], now, &mut *send);
+            let to = match source {
+                // Its datagrams may go elsewhere as long as it has not answered from there.
+                Some(source) if !matches!(path, Path::Relay { .. }) => Path::Direct(source),
+                Some(_) | None => path.clone(),
+            };
+            session.transmit(&to, &message[..length], now, &mut *send);
         }
         if kind == HANDSHAKE_RESPONSE {
             let (packets, bytes) = session.flush(&path, message, now, send);
@@ -295,9 +314,14 @@ impl Peer {
 
     /// Timers, keepalives and beginning again; about every 200 ms.
     pub(crate) fn tick(&self, now: Instant, jitter: Duration, message: &mut [u8], send: Send<'_>) {
-        let path = self.path();
+        let mut path = self.path();
         let mut session = self.session.lock();
-        match session.core.tick(now, message) {
+        let ticked = session.core.tick(now, message);
+        if ticked == Ticked::Expired && self.route.lock().give_up() {
+            path = self.path();
+            self.forget_path_mtu();
+        }
+        match ticked {
             Ticked::Send(length) => {
                 session.transmit(&path, &message[..length], now, &mut *send);
             }
@@ -427,6 +451,9 @@ impl Peer {
         // An initiation alone may be an old one that was replayed to a box that lost its memory.
         let proved = kind != HANDSHAKE_INITIATION;
         let stays = route.path == Path::Direct(source);
+        if !proved && !stays && matches!(route.config, PathConfig::Direct(_)) {
+            return;
+        }
         route.is_authenticated = proved || (stays && route.is_authenticated);
         route.path = Path::Direct(source);
         drop(route);

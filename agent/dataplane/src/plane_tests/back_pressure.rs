@@ -91,3 +91,29 @@ fn a_full_socket_stops_the_reading_and_nothing_is_lost_or_sent_twice() {
         assert_eq!(counters.peers[0].tx_packets, 1 + reads.len() as u64);
     }
 }
+
+#[test]
+fn a_refused_super_packet_counts_as_its_packets() {
+    let world_of = |peer: bool| {
+        let world = World::new(2);
+        if peer {
+            world.apply(0, &peers(vec![world.passive(1)])).unwrap();
+        }
+        world
+    };
+    // TCP over IPv4, 2,500 bytes of payload in packets of 1,000 (linux/virtio_net.h).
+    let mut read = vec![1, 1, 40, 0, 0xe8, 3, 20, 0, 16, 0];
+    read.resize(VNET_HEADER, 0);
+    let mut inner = packet(0, 1, &[0; 2520]);
+    inner[9] = 6;
+    inner[32] = 0x50;
+    read.extend(inner);
+    for (peer, reason) in [(false, DropReason::NoPeer), (true, DropReason::NoEndpoint)] {
+        let mut world = world_of(peer);
+        let now = world.now;
+        world.nodes[0]
+            .plane
+            .handle_reads(std::slice::from_ref(&read), now);
+        assert_eq!(world.dropped(0, reason), 3, "{reason:?}");
+    }
+}

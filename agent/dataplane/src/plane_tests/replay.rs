@@ -183,12 +183,14 @@ fn an_initiation_replayed_to_a_restarted_node_takes_no_session_over() {
     world.flights.clear();
     assert_eq!(world.counters(0).peers[0].handshakes, 0, "not completed");
     world.send(0, &packet(0, 1, b"nothing is sent in its session"));
+    let home = world.nodes[1].address;
     assert!(
         world
             .seen
             .iter()
-            .all(|(from, _, bytes)| *from != world.nodes[0].address || bytes[0] != 4)
+            .all(|(_, to, bytes)| *to != elsewhere || bytes[0] == 2)
     );
+    assert_eq!(world.counters(0).peers[0].endpoint, Some(home));
 
     renew(&mut world, 1, 0);
     let before = world.counters(0).peers;
@@ -275,4 +277,50 @@ fn what_is_repeated_changed_and_overtaken_is_delivered_once_and_right() {
         let others = (order.len() - CAPTURED) as u64;
         assert_eq!(all_dropped(&world, 0) - dropped, others, "seed {seed}");
     }
+}
+
+#[test]
+fn a_replayed_initiation_does_not_redirect_a_peer_with_a_configured_address() {
+    let mut world = World::new(2);
+    world.apply(0, &peers(vec![world.direct(1)])).unwrap();
+    world.apply(1, &peers(vec![world.direct(0)])).unwrap();
+    world.send(1, &packet(1, 0, b"up"));
+    let initiation = world.seen[0].2.clone();
+    restart(&mut world, 0);
+    world.take(0);
+    world.seen.clear();
+    let (home, elsewhere) = (
+        world.nodes[1].address,
+        SocketAddr::from(([198, 51, 100, 9], 4242)),
+    );
+    world.throw(0, elsewhere, &initiation);
+    let (_, answered, response) = &world.seen[0];
+    assert_eq!((*answered, response[0]), (elsewhere, 2));
+    assert_eq!(world.counters(0).peers[0].endpoint, Some(home));
+    world.send(0, &packet(0, 1, b"to the peer"));
+    assert_eq!(world.take(1).last(), Some(&packet(0, 1, b"to the peer")));
+}
+
+#[test]
+fn a_tunnel_that_nobody_answers_returns_to_the_configured_address() {
+    let mut world = World::new(2);
+    world.apply(0, &peers(vec![world.direct(1)])).unwrap();
+    world.apply(1, &peers(vec![world.direct(0)])).unwrap();
+    let home = world.nodes[1].address;
+    let roamed = SocketAddr::from(([198, 51, 100, 9], 4242));
+    world.nodes[1].address = roamed;
+    world.send(1, &packet(1, 0, b"from elsewhere"));
+    assert_eq!(world.counters(0).peers[0].endpoint, Some(roamed));
+    // It is home again, and nothing of it is heard.
+    world.nodes[1].address = home;
+    world.now += Duration::from_secs(200);
+    world.send(0, &packet(0, 1, b"where are you?"));
+    for _ in 0..200 {
+        world.tick(0, Duration::from_secs(1));
+    }
+    assert_eq!(world.counters(0).peers[0].endpoint, Some(home));
+    assert!(
+        world.counters(0).peers[0].handshakes > 1,
+        "and answers there"
+    );
 }
