@@ -1,7 +1,7 @@
 //! Bytes are counted exactly, as `wg show` does: messages without UDP and IP.
 
 use crate::net::{OUTER_A, OUTER_B};
-use crate::pair::{A, A6, B, B6, Pair};
+use crate::pair::{A, A6, B, B6, Pair, SMALLEST_MTU};
 use crate::table::exactly;
 
 const INITIATION: u64 = 148;
@@ -10,12 +10,12 @@ const RESPONSE: u64 = 92;
 /// The message with a packet of so many bytes: padded to 16 within the MTU, 16 of header, 16 of tag
 /// (whitepaper section 5.4.6).
 fn message(packet: u64) -> u64 {
-    packet.next_multiple_of(16).min(u64::from(crate::pair::MTU)) + 32
+    packet.next_multiple_of(16).min(u64::from(SMALLEST_MTU)) + 32
 }
 
 #[test]
 fn bytes_are_counted_exactly() {
-    let pair = Pair::up();
+    let pair = Pair::with_mtu(SMALLEST_MTU);
     let wire = || {
         let (a, b) = (pair.a.peer(pair.b.key()), pair.b.peer(pair.a.key()));
         [
@@ -42,7 +42,7 @@ fn bytes_are_counted_exactly() {
     );
 
     for (target, header) in [(B, 28), (B6, 48)] {
-        for size in [0, 3, 4, 5, 20, 1000, 1420 - header - 1, 1420 - header] {
+        for size in [0, 3, 4, 5, 20, 1000, 1280 - header - 1, 1280 - header] {
             let before = wire();
             let how = format!("-W 10 -s {size} -M do");
             assert_eq!(pair.ping("a", 3, &how, target), 3);
@@ -55,7 +55,7 @@ fn bytes_are_counted_exactly() {
 
 #[test]
 fn a_confirmation_and_keepalives_are_32_bytes() {
-    let pair = Pair::strangers(1420);
+    let pair = Pair::strangers(SMALLEST_MTU);
     let mut quiet = pair.b_at(OUTER_B);
     quiet.persistent_keepalive = Some(std::time::Duration::from_secs(1));
     pair.b.set(vec![pair.a_at(OUTER_A)]);

@@ -28,6 +28,8 @@ pub(crate) const OUTER_A6: &str = "2001:db8::1";
 pub(crate) const OUTER_B6: &str = "2001:db8::2";
 /// Inner MTU, if it does not matter.
 pub(crate) const MTU: u16 = 1420;
+/// Inner MTU if every datagram is counted: below it nothing is searched for, so no probe is sent.
+pub(crate) const SMALLEST_MTU: u16 = 1280;
 
 /// Both nodes. Nobody knows anybody yet.
 #[derive(Debug)]
@@ -60,7 +62,12 @@ impl Pair {
 
     /// Starts both; each knows where the other is.
     pub(crate) fn up() -> Self {
-        let pair = Self::strangers(MTU);
+        Self::with_mtu(MTU)
+    }
+
+    /// As [`Self::up`], with this inner MTU.
+    pub(crate) fn with_mtu(mtu: u16) -> Self {
+        let pair = Self::strangers(mtu);
         pair.meet(OUTER_A, OUTER_B);
         pair
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::net::OUTER_A;
 use crate::node::PORT;
-use crate::pair::{A, MTU, OUTER_A6, Pair};
+use crate::pair::{A, OUTER_A6, Pair, SMALLEST_MTU};
 use crate::table::exactly;
 
 /// Repeatable chance: SplitMix64 (Steele, Lea and Flood 2014).
@@ -23,7 +23,7 @@ impl Iterator for Chance {
 
 #[test]
 fn the_port_is_silent_to_a_scan() {
-    let pair = Pair::up();
+    let pair = Pair::with_mtu(SMALLEST_MTU);
     assert_eq!(pair.ping("b", 1, "", A), 1);
     let emitted = || -> u64 {
         let workers = pair.a.plane.counters().workers;
@@ -88,5 +88,5 @@ fn the_port_is_silent_to_a_scan() {
         sent,
         dropped() - dropped_before,
     );
-    assert_eq!(pair.ping("b", 1, "", A), 1, "the tunnel stands, MTU {MTU}");
+    assert_eq!(pair.ping("b", 1, "", A), 1, "the tunnel stands");
 }
