@@ -215,7 +215,11 @@ impl Seen {
         let peers: Vec<&str> = peers.iter().filter_map(|p| p["node"].as_str()).collect();
         let filter = lab.run(HOST, &["nft", "-s", "list", "table", "inet", "pnsbox"])?;
         let routes = lab.run(HOST, &["ip", "route", "show", "table", "5182"])?;
-        let mut routes: Vec<&str> = routes.lines().map(str::trim).collect();
+        // MTUs of routes come from probes, not from the view.
+        let mut routes: Vec<&str> = routes
+            .lines()
+            .map(|route| route.split(" mtu ").next().unwrap_or_default().trim())
+            .collect();
         routes.sort_unstable();
         let rules = lab.run(HOST, &["ip", "rule", "show", "priority", "5182"])?;
         let host = format!(
