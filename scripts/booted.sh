@@ -16,7 +16,7 @@ source "$here/lib/toolchain.sh"
 source "$here/lib/guest.sh"
 
 # What a box has before we come; and what an edge box always has.
-INCLUDE=nftables,iproute2,procps,iputils-ping
+INCLUDE=nftables,iproute2,procps,iputils-ping,wireguard-tools
 # A boot takes a minute without KVM; this long means that it hangs.
 BOOT_SECONDS=600
 WORK=

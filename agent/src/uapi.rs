@@ -37,8 +37,9 @@ pub fn listen(interface: &str, events: &mpsc::Sender<Event>) -> Option<Socket> {
             let error = format!("{error:#}");
             warn!(
                 %error,
-                "'wg show' does not see the tunnels: the agent's user must be able to write to {DIRECTORY} \
-                 (systemd-tmpfiles --create pnsbox-agent.conf)"
+                "'wg show' will not see the tunnels: the agent's user must be able to write to {DIRECTORY} \
+                 and to remove an old {}; 'systemd-tmpfiles --create pnsbox-agent.conf', remove that file, \
+                 and restart the agent", path.display()
             );
         })
         .ok()

@@ -86,6 +86,7 @@ first() {
     seen "the agent runs as pnsbox" same "$(systemctl show -P User pnsbox-agent)" pnsbox
     seen "with CAP_NET_ADMIN alone" same "$(of_service pnsbox-agent CapEff)" 0000000000001000
     seen "and nothing more to gain" same "$(of_service pnsbox-agent CapBnd)" 0000000000001000
+    seen "'wg show' sees its interface" bash -c "wg show interfaces | grep -qx pns0 && wg show pns0 | grep -q 'listening port: 51820'"
     seen "the controller has no capability" same "$(of_service pnsbox-controller CapBnd)" 0000000000000000
     seen "both have a system call filter" same "$(of_service pnsbox-agent Seccomp)$(of_service pnsbox-controller Seccomp)" 22
     seen "the controller never failed" is pnsbox-controller NRestarts 0

@@ -45,7 +45,25 @@ pub(crate) fn wg_shows_the_tunnels_and_changes_nothing(lab: &Lab) -> Result<()> 
         "{said}"
     );
     ensure!(lab.run(BOX, &["wg", "show", "pns0", "listen-port"])?.trim() == "51820");
-    visitors_who_ask_nothing_cost_nothing(lab)
+    visitors_who_ask_nothing_cost_nothing(lab)?;
+    a_relayed_peer_has_no_endpoint(lab)
+}
+
+/// What `wg` calls an endpoint is where datagrams go; those of a relayed peer go through another peer.
+fn a_relayed_peer_has_no_endpoint(lab: &Lab) -> Result<()> {
+    let endpoints = lab.run("kab-demak.gw", &["wg", "show", "pns0", "endpoints"])?;
+    let without = endpoints.lines().filter(|line| line.ends_with("\t(none)"));
+    ensure!(
+        endpoints.lines().count() == 3 && without.count() == 1,
+        "{endpoints}"
+    );
+    let keepalives = lab.run(
+        "kab-demak.gw",
+        &["wg", "show", "pns0", "persistent-keepalive"],
+    )?;
+    // Behind NAT, it holds its bindings open; the relay does not dial it.
+    ensure!(keepalives.contains("\t25\n"), "{keepalives}");
+    Ok(())
 }
 
 fn every_word_is_that_of_pnsbox(lab: &Lab) -> Result<()> {
