@@ -165,6 +165,9 @@ pub struct ExternalLine {
     pub gateway_wireguard: WireguardKey,
     /// Where the gateway listens.
     pub endpoint: SocketAddr,
+    /// The same in the other version of IP, if it has both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_endpoint: Option<SocketAddr>,
     /// The gateway's overlay addresses, and what policy opens to the device.
     pub allowed_prefixes: Vec<IpNet>,
     /// When it was added.

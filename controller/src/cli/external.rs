@@ -133,6 +133,7 @@ pub(super) fn configuration(external: &ExternalLine, private_key: Option<&str>) 
         gateway,
         gateway_wireguard,
         endpoint,
+        second_endpoint,
         allowed_prefixes,
         ..
     } = external;
@@ -140,6 +141,10 @@ pub(super) fn configuration(external: &ExternalLine, private_key: Option<&str>) 
         || "# The device's own private key belongs here:\n# PrivateKey = ".to_owned(),
         |key| format!("PrivateKey = {key}"),
     );
+    let second = second_endpoint.map_or_else(String::new, |second| {
+        let version = if second.is_ipv4() { 4 } else { 6 };
+        format!("# Where there is IPv{version} only:\n# Endpoint = {second}\n")
+    });
     let allowed: Vec<String> = allowed_prefixes.iter().map(IpNet::to_string).collect();
     format!(
         "# {device}\n\
@@ -152,6 +157,7 @@ pub(super) fn configuration(external: &ExternalLine, private_key: Option<&str>) 
          [Peer]\n\
          PublicKey = {gateway_wireguard}\n\
          Endpoint = {endpoint}\n\
+         {second}\
          AllowedIPs = {}\n\
          PersistentKeepalive = {KEEPALIVE}",
         allowed.join(", ")
@@ -184,6 +190,7 @@ mod tests {
             gateway: "kab-demak/gw1".parse().unwrap(),
             gateway_wireguard: WireguardKey([2; 32]),
             endpoint: endpoint.parse().unwrap(),
+            second_endpoint: None,
             allowed_prefixes: vec![
                 "100.127.0.2/32".parse().unwrap(),
                 "10.44.1.0/24".parse().unwrap(),
@@ -209,6 +216,15 @@ mod tests {
         let line = line("[2001:db8::1]:51820");
         assert_eq!(configuration(&line, Some("SECRET")), expected);
         assert!(configuration(&line, None).contains("\n# PrivateKey = \n"));
+        let line = ExternalLine {
+            second_endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+            ..line
+        };
+        let with_both = expected.replace(
+            ":51820\n",
+            ":51820\n# Where there is IPv4 only:\n# Endpoint = 192.0.2.1:51820\n",
+        );
+        assert_eq!(configuration(&line, Some("SECRET")), with_both);
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Controller {
             gateway: known.gateway.clone(),
             gateway_wireguard: gateway.wireguard,
             endpoint,
+            second_endpoint: gateway.second_endpoint,
             allowed_prefixes: overlay.chain(reach.prefixes()).collect(),
             added: known.added,
         })
