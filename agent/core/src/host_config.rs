@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use pnsbox_proto::access::Opening;
 use pnsbox_proto::id::AgencyName;
 use pnsbox_proto::key::WireguardKey;
-use pnsbox_proto::view::{DeviceBehind, ExternalRecord, PeerPath, PeerRecord};
+use pnsbox_proto::view::{DeviceBehind, ExternalRecord, NodeRecord, PeerPath, PeerRecord};
 
 use crate::event::HostFacts;
 use crate::host::{Filter, ForwardRule, HostConfig, Interface, Relay, Tunnel, TunnelPath};
@@ -197,7 +197,17 @@ fn hosts(v4: Ipv4Addr, v6: Ipv6Addr) -> [IpNet; 2] {
 /// An uplink's address, gateway or resolver, or a LAN prefix, inside the overlay pool would be cut off by our routes.
 /// A wider connected network is no collision: our routes are more specific.
 fn pool_collision(view: &View, facts: &HostFacts) -> Option<String> {
-    let pool = IpNet::from(view.node.pool);
+    [view.node.pool.into(), overlay_v6(&view.node)]
+        .into_iter()
+        .find_map(|pool| collision(&pool, view, facts))
+}
+
+/// The range of all overlay IPv6 addresses: 48 bits are the network's (RFC 4193), the rest a member's.
+fn overlay_v6(own: &NodeRecord) -> IpNet {
+    Ipv6Net::new_assert(own.overlay_v6, 48).trunc().into()
+}
+
+fn collision(pool: &IpNet, view: &View, facts: &HostFacts) -> Option<String> {
     let uplinks = || facts.uplinks.iter();
     let own = facts
         .addresses
@@ -222,12 +232,17 @@ fn pool_collision(view: &View, facts: &HostFacts) -> Option<String> {
     let what = match address {
         Some((ip, what)) => format!("{ip}, {what},"),
         None => {
-            let overlaps = |prefix: &&IpNet| prefix.contains(&pool) || pool.contains(*prefix);
+            let overlaps = |prefix: &&IpNet| prefix.contains(pool) || pool.contains(*prefix);
             format!("LAN prefix {}", view.node.prefixes.iter().find(overlaps)?)
         }
     };
+    let remedy = match pool {
+        IpNet::V4(_) => {
+            "the operator must choose another pool with 'pnsbox-controller init --pool'"
+        }
+        IpNet::V6(_) => "that range is the network's own, so choose another here",
+    };
     Some(format!(
-        "{what} lies in the overlay pool {pool}, where routes to peers may hide it: \
-         the operator must choose another pool with 'pnsbox-controller init --pool'"
+        "{what} lies in the overlay pool {pool}, where routes to peers may hide it: {remedy}"
     ))
 }

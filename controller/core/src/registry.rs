@@ -2,12 +2,13 @@
 //!
 //! It knows nothing of links and openings; those are policy.
 
+pub mod endpoint;
 pub mod prefix;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
 use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
@@ -32,6 +33,22 @@ pub struct Network {
     pub pool: Ipv4Net,
     /// When.
     pub created: UnixTime,
+}
+
+impl Network {
+    /// Every overlay address lies in one of these.
+    pub fn overlay(&self) -> [IpNet; 2] {
+        [self.pool.into(), overlay_v6(&self.root).into()]
+    }
+}
+
+/// Overlay IPv6 addresses of the network with this root: `fd`, then 40 bits of the root's fingerprint as the global
+/// identifier (RFC 4193 section 3.1).
+pub fn overlay_v6(root: &IdentityKey) -> Ipv6Net {
+    let mut octets = [0; 16];
+    octets[0] = 0xfd;
+    octets[1..6].copy_from_slice(&root.fingerprint().0[..5]);
+    Ipv6Net::new_assert(Ipv6Addr::from(octets), 48)
 }
 
 /// A body that takes part.

@@ -102,12 +102,17 @@ fn a_view_that_collides_is_refused_once_in_ten_seconds_however_long_the_box_is_u
 #[test]
 fn an_uplink_that_moves_into_the_pool_is_a_condition_and_takes_nothing_away() {
     let mut agent = in_force(1);
-    agent.input(Input::HostFacts(facts("100.127.3.4/24")));
-    assert_eq!(applied(&mut agent), None);
-    assert_eq!(agent.agent.status(agent.now).view_applied, 1);
-    assert!(agent.condition_codes().contains(&"pool_collision"));
-    agent.input(Input::HostFacts(facts("192.168.1.2/24")));
-    assert!(!agent.condition_codes().contains(&"pool_collision"));
+    // Overlay IPv6 addresses share 48 bits.
+    for inside in ["100.127.3.4/24", "fd00:0:0:7::4/64"] {
+        agent.input(Input::HostFacts(facts(inside)));
+        assert_eq!(applied(&mut agent), None);
+        assert_eq!(agent.agent.status(agent.now).view_applied, 1);
+        assert!(agent.condition_codes().contains(&"pool_collision"));
+        for outside in ["192.168.1.2/24", "fd00:0:1::4/64"] {
+            agent.input(Input::HostFacts(facts(outside)));
+            assert!(!agent.condition_codes().contains(&"pool_collision"));
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{Controller, Now, Output};
 use crate::image::Deed;
 use crate::plan::{self, address};
-use crate::registry::{Node, Registry, Spent, TokenUse, prefix};
+use crate::registry::{Node, Registry, Spent, TokenUse, endpoint, prefix};
 use crate::session::SessionId;
 
 /// Prefixes that one box may claim: a router with more LANs than this has aggregates.
@@ -158,14 +158,13 @@ fn judge_request(registry: &Registry, request: &JoinRequest) -> Result<Vec<IpNet
         ));
     }
     let claimed: BTreeSet<IpNet> = request.prefixes.iter().map(IpNet::trunc).collect();
-    let pool = registry.network.pool;
     for prefix in &claimed {
         if let Some(rule) = prefix::never_a_lan(prefix) {
             return Err(format!("--lan {prefix}: {rule}"));
         }
-        if prefix::overlaps_pool(pool, prefix) {
+        if let Some(range) = prefix::overlay_under(&registry.network, prefix) {
             return Err(format!(
-                "--lan {prefix} overlaps the network's overlay pool {pool}; name only LANs outside it, or use --no-lan"
+                "--lan {prefix} overlaps the network's overlay pool {range}; name only LANs outside it, or use --no-lan"
             ));
         }
     }
@@ -173,10 +172,13 @@ fn judge_request(registry: &Registry, request: &JoinRequest) -> Result<Vec<IpNet
 }
 
 fn judge_endpoint(registry: &Registry, endpoint: SocketAddr) -> Result<(), String> {
-    let ip = endpoint.ip();
-    if endpoint.port() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+    let loopback = || {
+        let is_loopback = endpoint.ip().to_canonical().is_loopback();
+        is_loopback.then_some("a loopback address is this machine's own")
+    };
+    if let Some(rule) = endpoint::never_dialled(endpoint).or_else(loopback) {
         return Err(format!(
-            "--public {endpoint}: must be an address and port that other members can dial"
+            "--public {endpoint}: must be an address and port that other members can dial; {rule}"
         ));
     }
     let same = |node: &Node| [node.public_endpoint, node.second_endpoint].contains(&Some(endpoint));

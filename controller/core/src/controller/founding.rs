@@ -11,7 +11,7 @@ use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::time::UnixTime;
 
 use crate::image::{Deed, Image};
-use crate::registry::Network;
+use crate::registry::{Network, endpoint};
 use crate::store::Transaction;
 
 /// What the operator chose.
@@ -64,9 +64,9 @@ impl Founding {
         }
         for address in &self.addresses {
             let ip = address.ip();
-            if ip.is_unspecified() || ip.is_multicast() || address.port() == 0 {
+            if let Some(rule) = endpoint::never_dialled(*address) {
                 mistakes.push(format!(
-                    "--address {address}: must be an address and port that agents can dial"
+                    "--address {address}: must be an address and port that agents can dial; {rule}"
                 ));
             }
             if IpNet::V4(pool).contains(&ip) {
@@ -140,6 +140,8 @@ mod tests {
             ("10.8.0.0/16", "10.8.0.1:443", "another --pool"),
             ("100.127.0.0/16", "0.0.0.0:443", "can dial"),
             ("100.127.0.0/16", "203.0.113.10:0", "can dial"),
+            ("100.127.0.0/16", "[fe80::1]:443", "own link"),
+            ("100.127.0.0/16", "[::ffff:203.0.113.10]:443", "as IPv4"),
         ] {
             let mistakes = founding(pool, address).mistakes().join("\n");
             assert!(mistakes.contains(word), "{pool} {address}: {mistakes}");

@@ -267,7 +267,6 @@ impl Controller {
 
 /// Why an agency cannot have `prefix`, if so.
 fn judge_prefix(registry: &Registry, prefix: &IpNet) -> Option<String> {
-    let pool = registry.network.pool;
     if prefix.trunc() != *prefix {
         return Some(format!(
             "--prefix {prefix}: has host bits; did you mean {}?",
@@ -277,9 +276,9 @@ fn judge_prefix(registry: &Registry, prefix: &IpNet) -> Option<String> {
     if let Some(rule) = prefix::never_a_lan(prefix) {
         return Some(format!("--prefix {prefix}: {rule}"));
     }
-    if prefix::overlaps_pool(pool, prefix) {
+    if let Some(range) = prefix::overlay_under(&registry.network, prefix) {
         return Some(format!(
-            "--prefix {prefix}: overlaps the overlay pool {pool}"
+            "--prefix {prefix}: overlaps the overlay pool {range}"
         ));
     }
     if let Some(address) = registry

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv4Net;
 use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
 
+use crate::registry::overlay_v6;
+
 /// The first free address of the lowest three quarters of the pool; the top quarter is kept for services.
 ///
 /// Addresses that end in .0 are skipped: old software takes them for networks.
@@ -18,7 +20,7 @@ pub fn next_v4(pool: Ipv4Net, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
         .find(|address| address.octets()[3] != 0 && !taken.contains(address))
 }
 
-/// `fd`, 40 bits of the root's fingerprint (RFC 4193 section 3.2: the global id), then 80 bits of the node's.
+/// The network's 48 bits, then 80 of the node's fingerprint.
 pub fn v6(root: &IdentityKey, identity: &IdentityKey) -> Ipv6Addr {
     with_fingerprint(root, identity.fingerprint())
 }
@@ -29,9 +31,7 @@ pub fn external_v6(root: &IdentityKey, wireguard: &WireguardKey) -> Ipv6Addr {
 }
 
 fn with_fingerprint(root: &IdentityKey, fingerprint: Digest) -> Ipv6Addr {
-    let mut octets = [0; 16];
-    octets[0] = 0xfd;
-    octets[1..6].copy_from_slice(&root.fingerprint().0[..5]);
+    let mut octets = overlay_v6(root).addr().octets();
     octets[6..].copy_from_slice(&fingerprint.0[..10]);
     octets.into()
 }

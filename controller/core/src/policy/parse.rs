@@ -122,12 +122,12 @@ impl Parser<'_> {
             );
             self.mistakes.push(mistake);
         }
-        let pool = self.registry.network.pool;
+        let network = &self.registry.network;
         let wrong = prefix.and_then(|prefix| {
-            let in_pool = || format!("overlaps the overlay pool {pool}");
+            let overlay = prefix::overlay_under(network, &prefix);
             let never = prefix::never_a_lan(&prefix).map(str::to_owned);
             never
-                .or_else(|| prefix::overlaps_pool(pool, &prefix).then(in_pool))
+                .or_else(|| overlay.map(|range| format!("overlaps the overlay pool {range}")))
                 .or_else(|| self.contains_controller(&prefix))
                 .or_else(|| self.registered_elsewhere(node.as_ref()?, &prefix))
         });

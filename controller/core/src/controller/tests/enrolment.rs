@@ -286,9 +286,11 @@ fn requests_that_make_no_sense_are_refused_and_spend_nothing() {
     let anchor = world.invite("kab-demak", "gw2");
     let mut member = Box_::new(2);
     world.connect(&mut member);
+    let own_v6 = crate::registry::overlay_v6(&identity(201)).to_string();
     for (lan, word) in [
         ("100.127.1.0/24", "pool"),
         ("100.64.0.0/10", "pool"),
+        (own_v6.as_str(), "pool"),
         ("0.0.0.0/0", "default"),
         ("127.0.0.0/8", "loopback"),
     ] {
@@ -300,7 +302,13 @@ fn requests_that_make_no_sense_are_refused_and_spend_nothing() {
     let mut twin = Box_::new(1);
     twin.seed = 3;
     world.connect(&mut twin);
-    for public in ["203.0.113.40:51820", "0.0.0.0:51820", "203.0.113.41:0"] {
+    for public in [
+        "203.0.113.40:51820",
+        "0.0.0.0:51820",
+        "203.0.113.41:0",
+        "127.0.0.1:51820",
+        "[fe80::1]:51820",
+    ] {
         let answer = world.try_join(&twin, anchor.token.clone(), &[], Some(public));
         assert!(
             matches!(
