@@ -143,7 +143,7 @@ fn an_egress_that_refuses_runs_gets_single_datagrams_and_a_minute_later_runs_aga
     assert!(!ends.outbox.refuses(&other), "others are not affected");
 
     ends.outbox.kernel_says = None;
-    ends.outbox.ahead = Duration::from_secs(59);
+    ends.outbox.ahead = Duration::from_secs(30);
     assert_eq!(ends.send(1000).0, 10);
     assert_eq!(ends.outbox.refused(), 1);
     ends.outbox.ahead = Duration::from_secs(61);
