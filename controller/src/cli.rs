@@ -2,6 +2,7 @@
 
 pub mod exit;
 
+mod audit;
 mod external;
 mod fleet;
 mod init;
@@ -67,6 +68,9 @@ enum Command {
     },
     /// Show every node, what needs attention first.
     Status,
+    /// Show, export and verify who did what, when and from where.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Print the completion script for a shell.
     Completion {
         /// Which shell.
@@ -174,6 +178,7 @@ pub fn run(args: Args) -> ExitCode {
             policy(&file).map(|policy| (Request::Apply { policy }, Some(file)))
         }
         Command::Status => Ok((Request::Status, None)),
+        Command::Audit(command) => return finish(audit::run(&config, command, args.json)),
         Command::Completion { shell } => {
             generate::completion(Args::command(), shell);
             return ExitCode::SUCCESS;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use pnsbox_controller_core::audit::Origin;
 use pnsbox_controller_core::controller::{Controller, Now, Output, Target};
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
 use pnsbox_controller_core::session::SessionId;
@@ -64,8 +65,8 @@ pub enum Event {
     Request {
         /// What.
         request: Box<Request>,
-        /// Who, for the audit.
-        who: String,
+        /// Who, for the audit trail.
+        by: Origin,
         /// Where the answer goes.
         reply: Reply,
     },
@@ -168,15 +169,11 @@ impl EventLoop {
                 self.agents.remove(&id);
                 self.controller.handle_closed(id, now);
             }
-            Event::Request {
-                request,
-                who,
-                reply,
-            } => {
+            Event::Request { request, by, reply } => {
                 self.metrics.requested();
                 let answer = self
                     .controller
-                    .handle_request(*request, &who, now, keys::random()?);
+                    .handle_request(*request, &by, now, keys::random()?);
                 self.replies.push((reply, answer));
             }
         }

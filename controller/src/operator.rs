@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
+use pnsbox_controller_core::audit::Origin;
 use pnsbox_controller_core::controller::{Controller, Now};
-use pnsbox_controller_core::operator::{Answer, Refusal, Request};
+use pnsbox_controller_core::operator::{Answer, Asked, Refusal, Request};
+use pnsbox_controller_core::store::Entry;
 use pnsbox_proto::time::UnixTime;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -113,7 +115,7 @@ impl Complaints {
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(60);
 
 async fn converse(mut stream: UnixStream, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
-    let who = format!("uid {}", stream.peer_cred()?.uid());
+    let caller = stream.peer_cred()?;
     let (receive, mut send) = stream.split();
     let mut line = Vec::new();
     tokio::io::BufReader::new(receive.take(MAX_REQUEST_BYTES))
@@ -123,8 +125,8 @@ async fn converse(mut stream: UnixStream, events: mpsc::Sender<Event>) -> anyhow
         // Only looking whether somebody is there.
         return Ok(());
     }
-    let request = match serde_json::from_slice::<Request>(&line) {
-        Ok(request) => Box::new(request),
+    let Asked { request, from } = match serde_json::from_slice(&line) {
+        Ok(asked) => asked,
         Err(error) => {
             let message = format!(
                 "the request cannot be read: {error}; is the command of another version than the controller?"
@@ -134,10 +136,11 @@ async fn converse(mut stream: UnixStream, events: mpsc::Sender<Event>) -> anyhow
         }
     };
     let (reply, answer) = oneshot::channel();
+    let pid = caller.pid().and_then(|pid| u32::try_from(pid).ok());
     events
         .send(Event::Request {
-            request,
-            who,
+            request: Box::new(request),
+            by: origin(caller.uid(), pid, from),
             reply,
         })
         .await
@@ -186,7 +189,11 @@ fn ask_serving(
 ) -> anyhow::Result<Result<Answer, Refusal>> {
     stream.set_read_timeout(Some(WITHIN))?;
     stream.set_write_timeout(Some(WITHIN))?;
-    let mut text = serde_json::to_vec(request)?;
+    let asked = Asked {
+        request: request.clone(),
+        from: over_ssh(),
+    };
+    let mut text = serde_json::to_vec(&asked)?;
     text.push(b'\n');
     stream
         .write_all(&text)
@@ -206,12 +213,12 @@ fn ask_serving(
 
 fn ask_store(config: &Config, request: &Request) -> anyhow::Result<Result<Answer, Refusal>> {
     let (mut controller, mut store) = open(config, Duration::from_millis(200))?;
-    let who = format!("uid {}", nix::unistd::getuid());
+    let by = own_origin();
     let now = Now {
         monotonic: Duration::ZERO,
         wall: UnixTime::from(SystemTime::now()),
     };
-    let answer = controller.handle_request(request.clone(), &who, now, keys::random()?);
+    let answer = controller.handle_request(request.clone(), &by, now, keys::random()?);
     let transaction = controller.take_transaction();
     if !transaction.is_empty() {
         store.transact(&transaction)?;
@@ -220,13 +227,64 @@ fn ask_store(config: &Config, request: &Request) -> anyhow::Result<Result<Answer
     Ok(answer)
 }
 
-/// The core and its store, from disk.
-pub fn open(config: &Config, patience: Duration) -> anyhow::Result<(Controller, Store)> {
+/// Who runs this command, and from where.
+pub fn own_origin() -> Origin {
+    let uid = nix::unistd::getuid().as_raw();
+    origin(uid, Some(std::process::id()), over_ssh())
+}
+
+/// What the audit trail says of a caller. Who became another user is named by the uid of the login as well,
+/// which the kernel keeps (audit(7)); it can be hidden from this process.
+fn origin(uid: u32, pid: Option<u32>, from: Option<String>) -> Origin {
+    let login = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
+    let login = login
+        .and_then(|text| text.trim().parse::<u32>().ok())
+        .filter(|login| *login != u32::MAX && *login != uid);
+    let who = match login {
+        Some(login) => format!("uid {uid}, logged in as uid {login}"),
+        None => format!("uid {uid}"),
+    };
+    match from {
+        Some(from) => Origin {
+            who,
+            from: from.chars().take(MAX_FROM_CHARS).collect(),
+        },
+        None => Origin::here(&who),
+    }
+}
+
+/// Longest word for a place: an IPv6 address with its zone, and how.
+const MAX_FROM_CHARS: usize = 80;
+
+/// The machine that the operator sits at, as sshd(8) names it.
+fn over_ssh() -> Option<String> {
+    let connection = std::env::var("SSH_CONNECTION").ok()?;
+    let address = connection.split(' ').next()?;
+    Some(format!("{address} over SSH"))
+}
+
+/// What is stored, without asking whoever serves, and without its lock.
+pub fn read(config: &Config) -> anyhow::Result<Vec<Entry>> {
+    need_store(config)?;
+    let entries = Store::read(&config.state_dir, "")?;
+    if entries.is_empty() {
+        return Err(no_network(config));
+    }
+    Ok(entries)
+}
+
+fn need_store(config: &Config) -> anyhow::Result<()> {
     let path = config.state_dir.join(crate::store::FILE);
     let there = path.try_exists();
     if !there.with_context(|| format!("the store {} cannot be looked at", path.display()))? {
         return Err(no_network(config));
     }
+    Ok(())
+}
+
+/// The core and its store, from disk.
+pub fn open(config: &Config, patience: Duration) -> anyhow::Result<(Controller, Store)> {
+    need_store(config)?;
     let store = Store::open(&config.state_dir, patience)?;
     let entries = store.list("")?;
     if entries.is_empty() {

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use pnsbox_controller_core::store::{Entry, Transaction};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, TransactionBehavior, params,
+};
 
 use crate::failpoint;
 
@@ -127,6 +129,20 @@ impl Store {
         })
     }
 
+    /// Every entry whose key begins with `prefix`, by key, of the store of a state directory as it is now:
+    /// without its lock, so also while a controller serves.
+    pub fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let path = state_dir.join(FILE);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&path, flags)
+            .map_err(StoreError::Sqlite)
+            .and_then(|connection| list(&connection, prefix));
+        opened.map_err(|error| match error {
+            StoreError::Sqlite(source) => StoreError::Open { path, source },
+            other => other,
+        })
+    }
+
     /// Whether something could be written: a transaction that writes and changes nothing.
     pub fn probe(&mut self) -> Result<(), StoreError> {
         let sql =
@@ -148,12 +164,7 @@ impl Store {
 
     /// Every existing entry whose key begins with `prefix`, by key.
     pub fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
-        let sql = "SELECT key, value, revision FROM entries
-                   WHERE substr(key, 1, length(?1)) = ?1 AND value IS NOT NULL ORDER BY key";
-        let mut statement = self.connection.prepare(sql)?;
-        Ok(statement
-            .query_map([prefix], entry)?
-            .collect::<Result<_, _>>()?)
+        list(&self.connection, prefix)
     }
 
     /// What became of every key that changed after `revision`, oldest change first; deleted keys are without value.
@@ -224,6 +235,15 @@ impl Store {
         sql.commit()?;
         Ok(revision.cast_unsigned())
     }
+}
+
+fn list(connection: &Connection, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+    let sql = "SELECT key, value, revision FROM entries
+               WHERE substr(key, 1, length(?1)) = ?1 AND value IS NOT NULL ORDER BY key";
+    let mut statement = connection.prepare(sql)?;
+    Ok(statement
+        .query_map([prefix], entry)?
+        .collect::<Result<_, _>>()?)
 }
 
 fn lock(path: &Path, patience: Duration) -> Result<Flock<File>, StoreError> {

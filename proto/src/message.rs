@@ -15,7 +15,7 @@ use crate::id::{NetworkName, NodeName};
 use crate::key::{Digest, IdentityKey, WireguardKey};
 use crate::service::Service;
 use crate::time::UnixTime;
-use crate::view::SignedView;
+use crate::view::{AuditHead, SignedView};
 
 /// From an agent to the controller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub enum ToController {
         /// Payload digest of the manifest that was accepted last, if any: the controller sends nothing that is already there.
         /// Whether it is in force, [`ToController::ViewOutcome`] and health say.
         view: Option<Digest>,
+        /// The audit trail as that manifest has it: a controller that does not have it has lost or changed its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        audit: Option<AuditHead>,
     },
     /// Claims a place in the network with a token.
     Join(JoinRequest),

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,46 @@ pub struct Manifest {
     pub version: u64,
     /// Payload digest of the manifest before, if any.
     pub previous: Option<Digest>,
-    /// Head of the controller's audit chain when the view was made.
-    pub audit_head: Digest,
+    /// The controller's audit trail when the view was made: never shorter than in the view before.
+    pub audit: AuditHead,
     /// Every record, sorted by id.
     pub records: Vec<RecordEntry>,
+}
+
+/// The end of the controller's audit trail at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// How many entries there were.
+    pub entries: u64,
+    /// SHA-256 of the text of the last one, which holds that of the one before; all zero without any.
+    pub digest: Digest,
+}
+
+impl AuditHead {
+    /// The head of an empty trail.
+    pub const EMPTY: Self = Self {
+        entries: 0,
+        digest: Digest([0; 32]),
+    };
+}
+
+impl fmt::Display for AuditHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.entries, self.digest)
+    }
+}
+
+impl FromStr for AuditHead {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rule = "must be ENTRIES:DIGEST, as 'pnsbox status --json' shows it under audit";
+        let (entries, digest) = text.split_once(':').ok_or(rule)?;
+        Ok(Self {
+            entries: entries.parse().map_err(|_| rule)?,
+            digest: digest.parse().map_err(|_| rule)?,
+        })
+    }
 }
 
 impl Document for Manifest {

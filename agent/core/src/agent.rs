@@ -98,11 +98,12 @@ impl Agent {
             Input::Join(command) => self.join(command, now),
             Input::ControlUp { key } => {
                 self.control.connected(key, now);
-                let view = self.force.newest().map(|view| view.id.digest);
+                let newest = self.force.newest();
                 let hello = ToController::Hello {
                     protocol: PROTOCOL_VERSION,
                     software: self.software.clone(),
-                    view,
+                    view: newest.map(|view| view.id.digest),
+                    audit: newest.map(|view| view.audit),
                 };
                 self.say(hello);
             }

@@ -132,6 +132,7 @@ impl Agent {
             },
             view_applied: view.map_or(0, |view| view.id.version),
             view_since: self.reporter.in_force.map(|now| now.wall),
+            audit: self.force.view().map(|view| view.audit),
             quarantined: view.map_or_else(Vec::new, |view| view.quarantined.clone()),
             peers: self.peers(now),
             externals: view.map_or_else(Vec::new, |view| {

@@ -7,6 +7,7 @@ use pnsbox_proto::health::{Condition, HeldPrefix, PeerHealth, ServiceHealth};
 use pnsbox_proto::id::{NetworkName, NodeName, ServiceName};
 use pnsbox_proto::service::ServiceKind;
 use pnsbox_proto::time::UnixTime;
+use pnsbox_proto::view::AuditHead;
 use serde::{Deserialize, Serialize};
 
 /// The agent as a person wants to see it.
@@ -30,6 +31,8 @@ pub struct StatusSnapshot {
     pub view_applied: u64,
     /// When it came into force.
     pub view_since: Option<UnixTime>,
+    /// The controller's audit trail when that view was made: what this box can witness.
+    pub audit: Option<AuditHead>,
     /// Records of it that could not be read.
     pub quarantined: Vec<String>,
     /// Every peer.

@@ -8,8 +8,8 @@ use pnsbox_proto::envelope::EnvelopeError;
 use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
 use pnsbox_proto::key::{Digest, IdentityKey};
 use pnsbox_proto::view::{
-    ExternalRecord, LinkRecord, Manifest, NodeRecord, PeerRecord, Record, RecordEntry, RelayRecord,
-    SignedView,
+    AuditHead, ExternalRecord, LinkRecord, Manifest, NodeRecord, PeerRecord, Record, RecordEntry,
+    RelayRecord, SignedView,
 };
 
 use crate::event::ViewId;
@@ -21,6 +21,8 @@ pub struct View {
     pub id: ViewId,
     /// Complete, as signed: what goes to disk.
     pub signed: SignedView,
+    /// The controller's audit trail, as the manifest has it.
+    pub audit: AuditHead,
     /// The node itself.
     pub node: NodeRecord,
     /// Peers by name.
@@ -65,6 +67,17 @@ pub enum Refusal {
         /// Accepted.
         held: u64,
     },
+    /// Newer, and yet made with less or another history.
+    #[error(
+        "the view was made with the audit trail {offered}, the one before with {held}: \
+         the controller's history was shortened or written anew; tell the operator"
+    )]
+    OtherHistory {
+        /// In the manifest.
+        offered: AuditHead,
+        /// Accepted before.
+        held: AuditHead,
+    },
     /// Records are neither sent nor held.
     #[error("{0} records of the view are missing")]
     Incomplete(usize),
@@ -108,6 +121,14 @@ impl Judge<'_> {
                 held: held.id.version,
             });
         }
+        if let Some(held) = held
+            && !follows(manifest.audit, held.audit)
+        {
+            return Err(Refusal::OtherHistory {
+                offered: manifest.audit,
+                held: held.audit,
+            });
+        }
         let id = ViewId {
             version: manifest.version,
             digest: offered.manifest.payload_digest(),
@@ -119,6 +140,11 @@ impl Judge<'_> {
         };
         parse(id, &manifest, signed, self.node)
     }
+}
+
+/// Whether one trail can be the other, gone on.
+fn follows(later: AuditHead, earlier: AuditHead) -> bool {
+    later.entries > earlier.entries || later == earlier
 }
 
 /// The texts of all records, in the manifest's order.
@@ -169,6 +195,7 @@ fn parse(
     Ok(View {
         id,
         signed,
+        audit: manifest.audit,
         node,
         peers,
         links,

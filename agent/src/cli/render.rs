@@ -46,6 +46,9 @@ pub(crate) fn status(status: &StatusSnapshot) -> String {
             .view_since
             .map_or_else(String::new, |t| format!(", in force since {t}"));
         line("view", format!("{}{since}", status.view_applied));
+        if let Some(audit) = status.audit {
+            line("audit trail", audit.to_string());
+        }
         let up = status.peers.iter().filter(|p| p.up).count();
         line("peers", format!("{up} of {} up", status.peers.len()));
     }

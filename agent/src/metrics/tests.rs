@@ -153,6 +153,7 @@ fn joined() -> StatusSnapshot {
         },
         view_applied: 7,
         view_since: Some(UnixTime(2)),
+        audit: None,
         peers: vec![PeerHealth {
             node: "kab-demak/gw1".parse().unwrap(),
             up: true,
@@ -195,6 +196,7 @@ fn unjoined() -> StatusSnapshot {
         },
         view_applied: 0,
         view_since: None,
+        audit: None,
         quarantined: Vec::new(),
         peers: Vec::new(),
         externals: Vec::new(),

@@ -25,8 +25,10 @@ use pnsbox_proto::key::{Digest, IdentityKey};
 use pnsbox_proto::message::{JoinRefusal, ToAgent, ToController, ViewOutcome};
 use pnsbox_proto::service::Service;
 use pnsbox_proto::time::UnixTime;
+use pnsbox_proto::view::AuditHead;
 use tracing::{debug, error, info, warn};
 
+use crate::audit::Origin;
 use crate::fleet::{self, Live, NodeState};
 use crate::image::{Deed, Image, LoadError, Refused};
 use crate::session::{Session, SessionId};
@@ -163,8 +165,9 @@ impl Controller {
             error!(%broken, "who did what can no longer be proved; compare with a backup of the state directory");
         }
         let draft = self.image.draft();
+        let by = Origin::here("controller");
         let deed = Deed {
-            who: "controller",
+            by: &by,
             what: "plan anew at start",
             when: now.wall,
         };
@@ -201,11 +204,18 @@ impl Controller {
                     protocol,
                     software,
                     view,
+                    audit,
                 },
                 false,
                 _,
             ) => {
-                self.greet(id, protocol, software, view, now);
+                let greeting = Greeting {
+                    protocol,
+                    software,
+                    view,
+                    audit,
+                };
+                self.greet(id, greeting, now);
             }
             (ToController::Join(request), true, _) => self.join(id, &request, now),
             (ToController::Health(report), true, Some(node)) => self.report(&node, report, now),
@@ -350,14 +360,13 @@ impl Controller {
             .collect()
     }
 
-    fn greet(
-        &mut self,
-        id: SessionId,
-        protocol: u32,
-        software: String,
-        view: Option<Digest>,
-        now: Now,
-    ) {
+    fn greet(&mut self, id: SessionId, greeting: Greeting, now: Now) {
+        let Greeting {
+            protocol,
+            software,
+            view,
+            audit,
+        } = greeting;
         if protocol != PROTOCOL_VERSION {
             let reason = format!("protocol {protocol} is not spoken here, only {PROTOCOL_VERSION}");
             return self.close(id, &reason, now);
@@ -385,7 +394,13 @@ impl Controller {
         });
         let Some(node) = node else { return };
         self.occupy(id, node.clone(), now);
-        self.live.entry(node.clone()).or_default().software = Some(said::line(&software));
+        let witnessed = audit.map(|seen| self.image.audit.contains(seen, node.as_str()));
+        let live = self.live.entry(node.clone()).or_default();
+        live.software = Some(said::line(&software));
+        live.audit = witnessed.and_then(Result::err);
+        if let Some(broken) = &live.audit {
+            error!(%node, %broken, "an agent has seen another audit trail than this controller has");
+        }
         self.push(&[node].into(), now);
     }
 
@@ -541,6 +556,14 @@ impl Controller {
         self.image
             .update_agent(&node, |agent| agent.last_seen = Some(now.wall));
     }
+}
+
+/// What an agent says first.
+struct Greeting {
+    protocol: u32,
+    software: String,
+    view: Option<Digest>,
+    audit: Option<AuditHead>,
 }
 
 /// What an agent says of a view.

@@ -12,6 +12,7 @@ use pnsbox_proto::service::Service;
 use pnsbox_proto::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Broken;
 use crate::image::{Image, Refused};
 use crate::plan::address;
 use crate::registry::{Node, prefix};
@@ -35,6 +36,8 @@ pub struct Live {
     pub view_bytes_sent: u64,
     /// Records of its view that it could not read.
     pub quarantined: Vec<String>,
+    /// How the audit trail that it has seen differs from that of this controller, if it does.
+    pub audit: Option<Broken>,
     /// A view of it that cannot be sent, and why.
     pub unsendable: Option<Refused>,
 }
@@ -187,6 +190,7 @@ pub fn state(image: &Image, name: &NodeName, live: Option<&Live>) -> NodeState {
 /// What comes first on the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
+    AuditBroken,
     ViewRefused,
     Offline,
     Impaired,
@@ -253,6 +257,9 @@ fn findings(status: &NodeStatus, live: &Live) -> Vec<(Urgency, String)> {
             refused.version, status.view_applied, refused.reason
         );
         findings.push((Urgency::ViewRefused, text));
+    }
+    if let Some(broken) = &live.audit {
+        findings.push((Urgency::AuditBroken, broken.to_string()));
     }
     if let Some(view) = &live.unsendable
         && view.version == status.view_wanted

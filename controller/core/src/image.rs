@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 use pnsbox_proto::id::NodeName;
-use pnsbox_proto::key::Digest;
 use pnsbox_proto::time::UnixTime;
+use pnsbox_proto::view::Manifest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::audit;
+use crate::audit::{self, Origin, Trail};
 use crate::plan;
 use crate::policy::Policy;
 use crate::registry::{Network, Registry};
@@ -41,8 +41,8 @@ pub struct Refused {
 /// Who is changing something, what, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Deed<'a> {
-    /// For example `uid 0`.
-    pub who: &'a str,
+    /// Who, and from where.
+    pub by: &'a Origin,
     /// In words.
     pub what: &'a str,
     /// When.
@@ -95,9 +95,10 @@ pub struct Image {
     pub views: BTreeMap<NodeName, NodeView>,
     /// What each agent said last.
     pub agents: BTreeMap<NodeName, AgentState>,
-    /// Where the audit chain is broken, if it is.
+    /// Where the audit trail is broken, if it is.
     pub audit_broken: Option<audit::Broken>,
-    audit: audit::Head,
+    /// Who did what.
+    pub audit: Trail,
     revisions: BTreeMap<String, u64>,
     pending: Transaction,
 }
@@ -130,19 +131,25 @@ impl Image {
             }
         }
         deeds.sort();
-        match audit::verify(deeds.iter().map(|(_, text)| *text)) {
-            Ok(head) => image.audit = head,
-            Err(broken) => {
-                // The chain goes on from its last entry, so that the break stays visible.
-                image.audit_broken = Some(broken);
-                let next = u64::try_from(deeds.len()).unwrap_or(u64::MAX);
-                let last = deeds
-                    .last()
-                    .map_or(audit::EMPTY.digest, |(_, text)| Digest::of(text.as_bytes()));
-                image.audit = audit::Head { next, digest: last };
-            }
-        }
+        let texts = || deeds.iter().map(|(_, text)| *text);
+        let verified = Trail::verify(texts());
+        image.audit = Trail::unverified(texts());
+        image.audit_broken = verified.and_then(|_| image.views_are_witnesses()).err();
         Ok(image)
+    }
+
+    /// Every view was signed with the trail as it was then: who writes it anew would have to sign them all.
+    fn views_are_witnesses(&self) -> Result<(), audit::Broken> {
+        for (node, view) in &self.views {
+            let witness = || format!("the view of {node}");
+            let opened = view.manifest.open(&self.registry.network.controller);
+            let manifest: Manifest = opened.map_err(|error| audit::Broken::Witness {
+                witness: witness(),
+                reason: error.to_string(),
+            })?;
+            self.audit.contains(manifest.audit, &witness())?;
+        }
+        Ok(())
     }
 
     /// Registry and policy, to be changed and committed.
@@ -204,7 +211,7 @@ impl Image {
         let author = Author {
             network: &after.network.name,
             key,
-            audit_head: self.audit.digest,
+            audit: self.audit.head(),
         };
         let mut touched = Vec::new();
         for (node, records) in changed {
@@ -266,7 +273,7 @@ impl Image {
             views: BTreeMap::new(),
             agents: BTreeMap::new(),
             audit_broken: None,
-            audit: audit::EMPTY,
+            audit: Trail::default(),
             revisions: BTreeMap::new(),
             pending: Transaction::default(),
         }
@@ -334,7 +341,7 @@ impl Image {
     }
 
     fn append_audit(&mut self, deed: Deed<'_>) {
-        let (number, text) = self.audit.append(deed.when, deed.who, deed.what);
+        let (number, text) = self.audit.append(deed.when, deed.by, deed.what);
         // Ten digits keep the order of keys the order of entries.
         let key = format!("audit/{number:010}");
         let expected = self.revision(&key);

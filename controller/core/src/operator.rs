@@ -15,6 +15,17 @@ use crate::difference::Difference;
 use crate::fleet::FleetStatus;
 use crate::reader::Mistake;
 
+/// A request as it is asked over the socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// What.
+    #[serde(flatten)]
+    pub request: Request,
+    /// From where, as the command says: the controller sees only that it is on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+}
+
 /// A question or a command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]

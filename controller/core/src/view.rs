@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::{NetworkName, NodeName};
 use pnsbox_proto::key::Digest;
-use pnsbox_proto::view::{Manifest, Record, RecordEntry, SignedView};
+use pnsbox_proto::view::{AuditHead, Manifest, Record, RecordEntry, SignedView};
 use serde::{Deserialize, Serialize};
 
 /// The view that a node should have, as it is stored.
@@ -64,8 +64,8 @@ pub struct Author<'a> {
     pub network: &'a NetworkName,
     /// The controller's key.
     pub key: &'a SigningKey,
-    /// Head of the audit chain.
-    pub audit_head: Digest,
+    /// The audit trail as it is.
+    pub audit: AuditHead,
 }
 
 /// The texts of records, sorted by id.
@@ -100,7 +100,7 @@ impl Author<'_> {
             node: node.clone(),
             version,
             previous: before.map(|view| view.digest),
-            audit_head: self.audit_head,
+            audit: self.audit,
             records: records
                 .iter()
                 .map(|r| RecordEntry {

@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use pnsbox_controller_core::audit::Broken;
+use pnsbox_controller_core::audit::export::ExportError;
 use pnsbox_controller_core::controller::StartError;
 use pnsbox_controller_core::image::LoadError;
 pub use pnsbox_program::exit::{
@@ -35,6 +37,9 @@ pub fn error(error: &anyhow::Error) -> ExitCode {
 
 fn code_of(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
+        if cause.is::<Broken>() || cause.is::<ExportError>() {
+            return DATA;
+        }
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
             return match io.kind() {
                 ErrorKind::PermissionDenied => NO_PERMISSION,

@@ -16,6 +16,7 @@ use super::{InitArgs, exit, mistakes};
 use crate::config::Config;
 use crate::failpoint;
 use crate::keys;
+use crate::operator::own_origin;
 use crate::store::{FILE, LOCK, Store};
 
 /// Makes the network; returns what to print.
@@ -56,9 +57,8 @@ pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Resul
     failpoint::step("init_between_keys");
     let controller = keys::load_or_make(&controller_path)?;
     failpoint::step("init_before_network");
-    let who = format!("uid {}", nix::unistd::getuid());
     let now = UnixTime::from(SystemTime::now());
-    store.transact(&founding.transaction(&root, &controller, &who, now))?;
+    store.transact(&founding.transaction(&root, &controller, &own_origin(), now))?;
     drop(store);
     give_to_owner(&config.state_dir)?;
 

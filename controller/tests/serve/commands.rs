@@ -64,7 +64,7 @@ fn a_changed_audit_is_told_at_start_and_in_status() {
     let status = String::from_utf8(place.run(&["status"]).stdout).unwrap();
     for text in [place.logged(), status] {
         assert!(
-            text.contains("the audit chain is broken at entry 1"),
+            text.contains("the audit trail is broken at entry 1"),
             "{text}"
         );
     }

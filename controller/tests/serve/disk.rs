@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use pnsbox_controller::store::Store;
-use pnsbox_controller_core::audit;
+use pnsbox_controller_core::audit::Trail;
 use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::message::{JoinRefusal, ToAgent};
 
@@ -61,7 +61,7 @@ fn complaint(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The audit chain and the number of agencies of the store in `folder`, which nobody writes now.
+/// The audit trail and the number of agencies of the store in `folder`, which nobody writes now.
 fn looked_at(folder: &Path) -> usize {
     let copy = tempfile::tempdir().unwrap();
     for name in ["pnsbox.db", "pnsbox.db-wal"] {
@@ -69,7 +69,7 @@ fn looked_at(folder: &Path) -> usize {
     }
     let store = Store::open(copy.path(), Duration::ZERO).unwrap();
     let deeds = store.list("audit/").unwrap();
-    audit::verify(deeds.iter().filter_map(|entry| entry.value.as_deref())).unwrap();
+    Trail::verify(deeds.iter().filter_map(|entry| entry.value.as_deref())).unwrap();
     store.list("agency/").unwrap().len()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pnsbox_controller::store::Store;
-use pnsbox_controller_core::audit;
+use pnsbox_controller_core::audit::Trail;
 use pnsbox_controller_core::operator::{Answer, Request};
 use pnsbox_proto::message::{JoinRefusal, ToAgent, Token};
 use tokio::task::JoinSet;
@@ -58,7 +58,7 @@ async fn one_anchor_used_by_a_hundred_keys_at_once_makes_one_node() {
     assert_eq!(store.list("node/").unwrap().len(), 1);
     let deeds = store.list("audit/").unwrap();
     let texts: Vec<&str> = deeds.iter().filter_map(|e| e.value.as_deref()).collect();
-    audit::verify(texts.iter().copied()).unwrap();
+    Trail::verify(texts.iter().copied()).unwrap();
     let joins = texts
         .iter()
         .filter(|text| text.contains("\"join with key "));

@@ -11,6 +11,7 @@ use pnsbox_controller::config::{self, Config};
 use pnsbox_controller::serve::{self, Opened};
 use pnsbox_controller::store::Store;
 use pnsbox_controller::{keys, operator};
+use pnsbox_controller_core::audit::Origin;
 use pnsbox_controller_core::controller::Founding;
 use pnsbox_controller_core::fleet::FleetStatus;
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
@@ -80,7 +81,12 @@ pub(crate) fn found(folder: &Path) -> Config {
         addresses: vec!["203.0.113.10:443".parse().unwrap()],
         pool: "100.127.0.0/16".parse().unwrap(),
     };
-    let first = founding.transaction(&root, &controller, "test", UnixTime(1_795_392_000));
+    let first = founding.transaction(
+        &root,
+        &controller,
+        &Origin::here("test"),
+        UnixTime(1_795_392_000),
+    );
     Store::open(&config.state_dir, Duration::ZERO)
         .unwrap()
         .transact(&first)
@@ -234,6 +240,7 @@ pub(crate) async fn connect(to: SocketAddr, seed: u8, disk: &Disk) -> Agent {
             protocol: PROTOCOL_VERSION,
             software,
             view: disk.digest,
+            audit: None,
         })
         .await;
     let ToAgent::Welcome {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arbitrary::Unstructured;
 use pnsbox_agent_core::view::{Judge, Refusal, View};
+use pnsbox_controller_core::audit::Origin;
 use pnsbox_controller_core::controller::{Controller, Founding, Now, Output};
 use pnsbox_controller_core::operator::{Answer, Request};
 use pnsbox_controller_core::session::SessionId;
@@ -97,7 +98,7 @@ impl World {
             pool: known("100.127.0.0/16"),
         };
         let (root, key) = (network::secret(ROOT), network::secret(CONTROLLER));
-        let first = founding.transaction(&root, &key, "fuzz", UnixTime(START));
+        let first = founding.transaction(&root, &key, &Origin::here("fuzz"), UnixTime(START));
         let mut entries = BTreeMap::new();
         commit(&mut entries, 1, &first);
         let mut world = Self {
@@ -137,7 +138,7 @@ impl World {
         self.random = self.random.wrapping_add(1);
         let random = [self.random; 16];
         self.controller
-            .handle_request(request, "fuzz", self.now(), random)
+            .handle_request(request, &Origin::here("fuzz"), self.now(), random)
             .ok()
     }
 

@@ -245,6 +245,7 @@ fn view(bytes: &mut Unstructured<'_>) {
             _ if held.as_ref().is_some_and(|h| h.id.version >= offer.version) => {
                 panic!("an older view is judged further")
             }
+            Err(Refusal::OtherHistory { .. }) => panic!("a newer view was made after more deeds"),
             Err(Refusal::Incomplete(missing)) => assert_eq!(missing, offer.lacks(held.as_ref())),
             Err(Refusal::NoNode) => {
                 assert!(

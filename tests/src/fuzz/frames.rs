@@ -14,6 +14,7 @@ use pnsbox_proto::message::{JoinRefusal, LinkMessage, ToAgent, ToController, Vie
 use pnsbox_proto::probe::{PROBE_BYTES, Probe};
 use pnsbox_proto::service::{Audience, ServiceKind};
 use pnsbox_proto::time::UnixTime;
+use pnsbox_proto::view::AuditHead;
 use pnsbox_transport::{FramedError, FramedReceiver};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -235,6 +236,7 @@ pub(super) fn to_controller() -> Vec<ToController> {
             protocol: 1,
             software: "0.1.0".into(),
             view: Some(digest),
+            audit: Some(AuditHead { entries: 9, digest }),
         },
         ToController::Join(pnsbox_proto::message::JoinRequest {
             token: anchor.token,

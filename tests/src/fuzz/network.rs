@@ -14,8 +14,8 @@ use pnsbox_proto::message::Token;
 use pnsbox_proto::service::{Audience, Service, ServiceKind};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{
-    ExternalRecord, LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry,
-    RelayRecord, SignedView,
+    AuditHead, ExternalRecord, LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record,
+    RecordEntry, RelayRecord, SignedView,
 };
 
 /// Number of the root's key, of the controller's, of a stranger's. Nodes have the key of their number below.
@@ -175,7 +175,10 @@ pub(super) fn view(
         node: node.clone(),
         version,
         previous: None,
-        audit_head: Digest([0; 32]),
+        audit: AuditHead {
+            entries: version,
+            digest: Digest::of(&version.to_be_bytes()),
+        },
         records: records.iter().map(entry).collect(),
     };
     let travel = records.iter().enumerate().filter(|(i, _)| sent(*i));

@@ -18,7 +18,8 @@ use pnsbox_proto::message::{ToAgent, ToController, Token};
 use pnsbox_proto::service::{Audience, ServiceKind};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{
-    LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry, SignedView,
+    AuditHead, LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry,
+    SignedView,
 };
 
 pub(crate) const ME: &str = "kab-demak/gw1";
@@ -193,7 +194,11 @@ pub(crate) fn view_of(
         node: node(name),
         version,
         previous: None,
-        audit_head: Digest([0; 32]),
+        // A view, a deed: as a controller has it that does nothing else.
+        audit: AuditHead {
+            entries: version,
+            digest: Digest::of(&version.to_be_bytes()),
+        },
         records: records.iter().map(entry).collect(),
     };
     let travel = records

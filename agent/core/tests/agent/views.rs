@@ -7,9 +7,10 @@ use pnsbox_agent_core::event::{
     HostFacts, Input, InterfaceAddress, Output, SavedState, SavedView, TunnelState, Uplink,
 };
 use pnsbox_agent_core::host::{HostConfig, TunnelPath};
-use pnsbox_proto::key::WireguardKey;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::key::{Digest, WireguardKey};
 use pnsbox_proto::message::{ToController, ViewOutcome};
-use pnsbox_proto::view::PeerPath;
+use pnsbox_proto::view::{AuditHead, Manifest, PeerPath};
 
 fn applied(agent: &mut Driven) -> Option<HostConfig> {
     agent.take().into_iter().find_map(|output| match output {
@@ -466,5 +467,50 @@ fn where_peers_were_seen_is_saved_now_and_then_and_tried_after_a_restart() {
     assert_eq!(
         host.tunnels[0].path,
         TunnelPath::Direct("198.51.100.1:4000".parse().unwrap())
+    );
+}
+
+#[test]
+fn a_newer_view_with_a_shorter_or_another_history_is_refused() {
+    let offered = |audit: AuditHead| {
+        let mut signed = whole(8);
+        let mut manifest: Manifest = signed.manifest.open(&public(&secret(2))).unwrap();
+        manifest.audit = audit;
+        signed.manifest = Envelope::sign(&manifest, &secret(2));
+        signed
+    };
+    let mut agent = in_force(7);
+    let AuditHead { entries, digest } = agent.agent.status(agent.now).audit.unwrap();
+    let other = Digest::of(b"other");
+    for (entries, digest) in [(entries - 1, other), (entries, other), (0, digest)] {
+        agent.view(offered(AuditHead { entries, digest }));
+        let ViewOutcome::Refused { reason } = outcome(&mut agent) else {
+            panic!("refused");
+        };
+        assert!(reason.contains("shortened or written anew"), "{reason}");
+    }
+    for (entries, digest) in [(entries, digest), (entries + 1, other)] {
+        let mut agent = in_force(7);
+        agent.view(offered(AuditHead { entries, digest }));
+        agent.host_agrees();
+        assert_eq!(outcome(&mut agent), ViewOutcome::Applied);
+    }
+}
+
+#[test]
+fn a_greeting_says_what_was_seen_of_the_audit_trail() {
+    let mut agent = in_force(7);
+    let held = agent.agent.status(agent.now).audit;
+    agent.input(Input::ControlDown {
+        reason: "gone".into(),
+    });
+    agent.take();
+    agent.input(Input::ControlUp {
+        key: public(&secret(2)),
+    });
+    let said = agent.said();
+    assert!(
+        matches!(&said[..], [ToController::Hello { audit, .. }] if *audit == held && held.is_some()),
+        "{said:?}"
     );
 }

@@ -10,6 +10,7 @@ use pnsbox_proto::message::{JoinRefusal, JoinRequest, ToAgent};
 use tracing::{info, warn};
 
 use super::{Controller, Now, Output};
+use crate::audit::Origin;
 use crate::image::Deed;
 use crate::plan::{self, address};
 use crate::registry::{Node, Registry, Spent, TokenUse, endpoint, prefix};
@@ -26,8 +27,8 @@ impl Controller {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let key = session.key;
-        match self.try_join(key, request, now) {
+        let (key, observed) = (session.key, session.observed);
+        match self.try_join(key, observed, request, now) {
             Ok((node, touched)) => {
                 self.counters.joined += 1;
                 let network = &self.image.registry.network;
@@ -67,6 +68,7 @@ impl Controller {
     fn try_join(
         &mut self,
         key: IdentityKey,
+        observed: SocketAddr,
         request: &JoinRequest,
         now: Now,
     ) -> Result<(NodeName, Vec<NodeName>), JoinRefusal> {
@@ -112,10 +114,13 @@ impl Controller {
         }
         draft.registry.forget_old_invitations(now.wall);
         let scope = plan::touched_by_join(&draft.registry, &draft.policy, &name);
-        let who = format!("node {name}");
+        let by = Origin {
+            who: format!("node {name}"),
+            from: observed.to_string(),
+        };
         let what = format!("join with key {} at {overlay_v4}", key.fingerprint());
         let deed = Deed {
-            who: &who,
+            by: &by,
             what: &what,
             when: now.wall,
         };

@@ -9,6 +9,7 @@ use pnsbox_proto::time::UnixTime;
 use tracing::info;
 
 use super::{Controller, Now};
+use crate::audit::Origin;
 use crate::image::{Deed, Draft};
 use crate::operator::{Answer, ExternalLine, Refusal};
 use crate::plan::{address, external};
@@ -19,7 +20,7 @@ impl Controller {
         &mut self,
         device: NodeName,
         wireguard: WireguardKey,
-        who: &str,
+        by: &Origin,
         now: Now,
     ) -> Result<Answer, Refusal> {
         let registry = &self.image.registry;
@@ -45,7 +46,7 @@ impl Controller {
             format!("external add {device} with key {wireguard} at {overlay_v4} behind {gateway}");
         let mut draft = self.image.draft();
         draft.registry.externals.insert(device.clone(), external);
-        self.change_externals(draft, &gateway, &what, who, now);
+        self.change_externals(draft, &gateway, &what, by, now);
         Ok(Answer::ExternalAdded {
             external: self.line(&device)?,
         })
@@ -68,14 +69,14 @@ impl Controller {
     pub(super) fn remove_external(
         &mut self,
         device: NodeName,
-        who: &str,
+        by: &Origin,
         now: Now,
     ) -> Result<Answer, Refusal> {
         let mut draft = self.image.draft();
         let removed = draft.registry.externals.remove(&device);
         let removed = removed.ok_or_else(|| unknown(&device))?;
         let what = format!("external remove {device} with key {}", removed.wireguard);
-        self.change_externals(draft, &removed.gateway, &what, who, now);
+        self.change_externals(draft, &removed.gateway, &what, by, now);
         Ok(Answer::ExternalRemoved { device })
     }
 
@@ -84,12 +85,12 @@ impl Controller {
         draft: Draft,
         gateway: &NodeName,
         what: &str,
-        who: &str,
+        by: &Origin,
         now: Now,
     ) {
         let scope = external::touched(&draft.registry, &draft.policy, gateway);
         let when = now.wall;
-        let deed = Deed { who, what, when };
+        let deed = Deed { by, what, when };
         let touched = self.image.commit(draft, Some(&scope), deed, &self.key);
         info!(%gateway, views = touched.len(), what, "devices changed");
         self.push(&touched.into_iter().collect(), now);

@@ -10,6 +10,7 @@ use pnsbox_proto::id::NetworkName;
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::time::UnixTime;
 
+use crate::audit::Origin;
 use crate::image::{Deed, Image};
 use crate::registry::{Network, endpoint};
 use crate::store::Transaction;
@@ -83,7 +84,7 @@ impl Founding {
         &self,
         root: &SigningKey,
         controller: &SigningKey,
-        who: &str,
+        by: &Origin,
         now: UnixTime,
     ) -> Transaction {
         let public = |key: &SigningKey| IdentityKey(key.verifying_key().to_bytes());
@@ -105,7 +106,7 @@ impl Founding {
         Image::found(
             network,
             Deed {
-                who,
+                by,
                 what: &what,
                 when: now,
             },

@@ -10,6 +10,7 @@ use pnsbox_proto::message::Token;
 use serde_json::Value;
 
 use super::{Controller, Now};
+use crate::audit::Origin;
 use crate::difference::{Difference, difference};
 use crate::fleet;
 use crate::image::{Deed, Draft};
@@ -22,11 +23,11 @@ use crate::registry::{Agency, Invitation, Network, Registry, prefix};
 const MAX_INVITATION: Duration = Duration::from_secs(90 * 24 * 3600);
 
 impl Controller {
-    /// Answers an operator. `who` stands in the audit; `random` makes a token, if one is made.
+    /// Answers an operator. `by` stands in the audit trail; `random` makes a token, if one is made.
     pub fn handle_request(
         &mut self,
         request: Request,
-        who: &str,
+        by: &Origin,
         now: Now,
         random: [u8; 16],
     ) -> Result<Answer, Refusal> {
@@ -46,7 +47,7 @@ impl Controller {
                     region,
                     added: now.wall,
                 };
-                self.add_agency(name, agency, who, now)
+                self.add_agency(name, agency, by, now)
             }
             Request::AgencyList => Ok(Answer::Agencies {
                 agencies: self
@@ -65,16 +66,16 @@ impl Controller {
                 agency,
                 &node,
                 Duration::from_secs(expires_in_s),
-                who,
+                by,
                 now,
                 Token(random),
             ),
             Request::ExternalAdd { device, wireguard } => {
-                self.add_external(device, wireguard, who, now)
+                self.add_external(device, wireguard, by, now)
             }
             Request::ExternalList => Ok(self.externals()),
             Request::ExternalShow { device } => self.external(&device),
-            Request::ExternalRemove { device } => self.remove_external(device, who, now),
+            Request::ExternalRemove { device } => self.remove_external(device, by, now),
             Request::Plan { policy } => {
                 let (difference, _) = self.difference(&policy)?;
                 Ok(Answer::Difference {
@@ -82,7 +83,7 @@ impl Controller {
                     applied: false,
                 })
             }
-            Request::Apply { policy } => self.apply(&policy, who, now),
+            Request::Apply { policy } => self.apply(&policy, by, now),
             Request::Status => {
                 let mut fleet = fleet::status(&self.image, &self.live, now.wall, self.serving);
                 fleet.warnings.extend(self.store_failure.clone());
@@ -97,7 +98,7 @@ impl Controller {
         &mut self,
         name: AgencyName,
         mut agency: Agency,
-        who: &str,
+        by: &Origin,
         now: Now,
     ) -> Result<Answer, Refusal> {
         let registry = &self.image.registry;
@@ -124,7 +125,7 @@ impl Controller {
             draft,
             Some(&BTreeSet::new()),
             Deed {
-                who,
+                by,
                 what: &what,
                 when: now.wall,
             },
@@ -157,7 +158,7 @@ impl Controller {
         agency: AgencyName,
         node: &str,
         expires_in: Duration,
-        who: &str,
+        by: &Origin,
         now: Now,
         token: Token,
     ) -> Result<Answer, Refusal> {
@@ -207,7 +208,7 @@ impl Controller {
             draft,
             Some(&BTreeSet::new()),
             Deed {
-                who,
+                by,
                 what: &what,
                 when: now.wall,
             },
@@ -235,14 +236,14 @@ impl Controller {
         })
     }
 
-    fn apply(&mut self, file: &Value, who: &str, now: Now) -> Result<Answer, Refusal> {
+    fn apply(&mut self, file: &Value, by: &Origin, now: Now) -> Result<Answer, Refusal> {
         let (difference, draft) = self.difference(file)?;
         let what = format!("apply policy: {}", difference.changes.join("; "));
         let touched = self.image.commit(
             draft,
             None,
             Deed {
-                who,
+                by,
                 what: &what,
                 when: now.wall,
             },

@@ -4,6 +4,7 @@ mod enrolment;
 mod external;
 mod policy;
 mod sessions;
+mod trail;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use pnsbox_proto::view::{Manifest, NodeRecord, Record, SignedView};
 use serde_json::{Value, json};
 
 use super::{Controller, Founding, Now, Output};
-use crate::audit;
+use crate::audit::{self, Origin};
 use crate::fleet::{FleetStatus, NodeStatus};
 use crate::operator::{Answer, Refusal, Request};
 use crate::session::SessionId;
@@ -71,7 +72,12 @@ impl World {
             pool: pool.parse().unwrap(),
         };
         let root = SigningKey::from_bytes(&[201; 32]);
-        let first = founding.transaction(&root, &controller_key(), "uid 0", UnixTime(START));
+        let first = founding.transaction(
+            &root,
+            &controller_key(),
+            &Origin::here("uid 0"),
+            UnixTime(START),
+        );
         let mut entries = BTreeMap::new();
         commit(&mut entries, 1, &first);
         let mut controller = Controller::load(&listed(&entries), controller_key()).unwrap();
@@ -133,9 +139,12 @@ impl World {
 
     fn ask(&mut self, request: Request) -> Result<Answer, Refusal> {
         self.random += 1;
-        let answer =
-            self.controller
-                .handle_request(request, "uid 0", self.now(), [self.random; 16]);
+        let answer = self.controller.handle_request(
+            request,
+            &Origin::here("uid 0"),
+            self.now(),
+            [self.random; 16],
+        );
         self.settle();
         answer
     }
@@ -214,6 +223,7 @@ impl World {
             protocol: 1,
             software: "0.1.0".to_owned(),
             view: member.digest,
+            audit: member.manifest.as_ref().map(|manifest| manifest.audit),
         };
         self.say(member, hello);
     }
@@ -311,7 +321,7 @@ impl World {
             .entries
             .range("audit/".to_owned().."audit0".to_owned())
             .map(|(_, (_, text))| text.as_str());
-        audit::verify(texts.clone()).unwrap();
+        audit::Trail::verify(texts.clone()).unwrap();
         texts
             .map(|text| serde_json::from_str(text).unwrap())
             .collect()

@@ -9,6 +9,7 @@ use pnsbox_controller_core::session::SessionId;
 use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::key::{Digest, WireguardKey};
 use pnsbox_proto::message::{JoinRequest, ToController, ViewOutcome};
+use pnsbox_proto::view::AuditHead;
 use serde_json::{Value, json};
 
 use super::{AGENCIES, BOXES, FIRST_KEY, Open, START, World};
@@ -96,6 +97,7 @@ impl World {
                 protocol,
                 software,
                 view,
+                audit: view.map(|digest| AuditHead { entries: 3, digest }),
             },
             self.now(),
         );

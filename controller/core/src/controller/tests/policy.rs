@@ -160,7 +160,7 @@ fn a_manifest_follows_from_the_one_before_and_witnesses_the_audit() {
         .range("audit/".to_owned().."audit0".to_owned())
         .next_back()
         .unwrap();
-    assert_eq!(manifest.audit_head, Digest::of(last.1.1.as_bytes()));
+    assert_eq!(manifest.audit.digest, Digest::of(last.1.1.as_bytes()));
     assert!(last.1.1.contains("apply policy"));
 }
 

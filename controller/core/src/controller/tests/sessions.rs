@@ -65,6 +65,7 @@ fn what_a_box_says_of_its_software_cannot_drive_a_terminal() {
         protocol: 1,
         software: "0.1\u{1b}[2J".to_owned(),
         view: None,
+        audit: None,
     };
     world.controller.handle_message(session, hello, world.now());
     world.settle();
