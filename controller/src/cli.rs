@@ -66,6 +66,27 @@ enum Command {
         #[arg(default_value = DEFAULT_POLICY)]
         file: PathBuf,
     },
+    /// List every policy that was in force, or print one.
+    History {
+        /// Print this version as it was applied.
+        #[arg(long, value_name = "N")]
+        version: Option<u64>,
+    },
+    /// Show what one version of the policy says and another does not.
+    Diff {
+        /// Number of the one, from 'history'; 0 is the empty policy.
+        from: u64,
+        /// Number of the other; the one in force if not given.
+        to: Option<u64>,
+    },
+    /// Apply a version of the policy that was in force.
+    Rollback {
+        /// Its number, from 'history'.
+        to: u64,
+        /// Only show what would change, and whom it touches.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show every node, what needs attention first.
     Status,
     /// Show, export and verify who did what, when and from where.
@@ -177,6 +198,12 @@ pub fn run(args: Args) -> ExitCode {
         Command::Apply { file } => {
             policy(&file).map(|policy| (Request::Apply { policy }, Some(file)))
         }
+        Command::History { version: None } => Ok((Request::History, None)),
+        Command::History {
+            version: Some(number),
+        } => Ok((Request::Version { number }, None)),
+        Command::Diff { from, to } => Ok((Request::Diff { from, to }, None)),
+        Command::Rollback { to, dry_run } => Ok((Request::Rollback { to, dry_run }, None)),
         Command::Status => Ok((Request::Status, None)),
         Command::Audit(command) => return finish(audit::run(&config, command, args.json)),
         Command::Completion { shell } => {

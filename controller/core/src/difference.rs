@@ -106,7 +106,7 @@ fn touched(node: NodeName, changes: view::RecordChanges) -> TouchedNode {
 }
 
 /// One line for each thing that a policy says, and the other does not.
-fn policy_changes(before: &Policy, after: &Policy) -> Vec<String> {
+pub fn policy_changes(before: &Policy, after: &Policy) -> Vec<String> {
     let (before_lines, after_lines) = (lines(before), lines(after));
     let gone = before_lines
         .difference(&after_lines)

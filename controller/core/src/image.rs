@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, Origin, Trail};
+use crate::history::{History, Version};
 use crate::plan;
 use crate::policy::Policy;
 use crate::registry::{Network, Registry};
@@ -91,6 +92,8 @@ pub struct Image {
     pub registry: Registry,
     /// What the operator allows.
     pub policy: Policy,
+    /// Every policy that was in force.
+    pub history: History,
     /// What each node should have.
     pub views: BTreeMap<NodeName, NodeView>,
     /// What each agent said last.
@@ -123,14 +126,19 @@ impl Image {
             "network",
             network.value.as_deref().unwrap_or_default(),
         )?);
-        let mut deeds = Vec::new();
+        let (mut deeds, mut versions) = (Vec::new(), Vec::new());
         for entry in entries {
             if let Some(value) = &entry.value {
                 image.revisions.insert(entry.key.clone(), entry.revision);
-                image.read(&entry.key, value, &mut deeds)?;
+                match entry.key.split_once('/') {
+                    Some(("audit", number)) => deeds.push((number, value.as_str())),
+                    Some(("history", _)) => versions.push(parse(&entry.key, value)?),
+                    _ => image.read(&entry.key, value)?,
+                }
             }
         }
-        deeds.sort();
+        image.history = History::of(versions);
+        deeds.sort_unstable();
         let texts = || deeds.iter().map(|(_, text)| *text);
         let verified = Trail::verify(texts());
         image.audit = Trail::unverified(texts());
@@ -223,6 +231,12 @@ impl Image {
         touched
     }
 
+    /// Adds a version of the policy, to be written with the change that it makes.
+    pub fn remember(&mut self, version: Version) {
+        self.put(format!("history/{:010}", version.number), &version);
+        self.history.push(version);
+    }
+
     /// Changes what is remembered of an agent.
     pub fn update_agent(&mut self, node: &NodeName, change: impl FnOnce(&mut AgentState)) {
         let mut state = self.agents.get(node).cloned().unwrap_or_default();
@@ -270,6 +284,7 @@ impl Image {
         Self {
             registry: Registry::new(network),
             policy: Policy::default(),
+            history: History::default(),
             views: BTreeMap::new(),
             agents: BTreeMap::new(),
             audit_broken: None,
@@ -279,12 +294,7 @@ impl Image {
         }
     }
 
-    fn read<'a>(
-        &mut self,
-        key: &'a str,
-        value: &'a str,
-        deeds: &mut Vec<(&'a str, &'a str)>,
-    ) -> Result<(), LoadError> {
+    fn read(&mut self, key: &str, value: &str) -> Result<(), LoadError> {
         let (kind, name) = key.split_once('/').unwrap_or((key, ""));
         let unknown = || LoadError::Unknown {
             key: key.to_owned(),
@@ -316,7 +326,6 @@ impl Image {
             "agent" => {
                 self.agents.insert(node()?, parse(key, value)?);
             }
-            "audit" => deeds.push((name, value)),
             _ => return Err(unknown()),
         }
         Ok(())

@@ -14,7 +14,8 @@
 //! | What would a policy change, and whom does it touch? | [`difference`] |
 //! | What has an agent, what is under way to it? | [`session`] |
 //! | How is the fleet? | [`fleet`] |
-//! | Who did what, and when? | [`audit`] |
+//! | Who did what, when and from where? Is that still what it was? | [`audit`] |
+//! | Which policies were in force before? | [`history`] |
 //! | What can an operator ask? | [`operator`] |
 //! | What must be on disk? | [`store`], [`image`] |
 
@@ -22,6 +23,7 @@ pub mod audit;
 pub mod controller;
 pub mod difference;
 pub mod fleet;
+pub mod history;
 pub mod image;
 pub mod operator;
 pub mod plan;

@@ -81,6 +81,27 @@ pub enum Request {
         /// The table of the policy file.
         policy: Value,
     },
+    /// Every policy that was in force.
+    History,
+    /// A policy that was in force.
+    Version {
+        /// Its number.
+        number: u64,
+    },
+    /// What one policy says and another does not.
+    Diff {
+        /// Number of the one.
+        from: u64,
+        /// Number of the other; the one in force, if absent.
+        to: Option<u64>,
+    },
+    /// Applies a policy that was in force.
+    Rollback {
+        /// Its number.
+        to: u64,
+        /// Only says what would change.
+        dry_run: bool,
+    },
     /// The fleet.
     Status,
 }
@@ -137,11 +158,51 @@ pub enum Answer {
         /// Whether it is in force now.
         applied: bool,
     },
+    /// Every policy that was in force.
+    History {
+        /// Oldest first.
+        versions: Vec<VersionLine>,
+    },
+    /// A policy that was in force.
+    Version {
+        /// Its number.
+        number: u64,
+        /// The table of the file.
+        policy: Value,
+    },
+    /// What one policy says and another does not.
+    Changes {
+        /// Number of the one.
+        from: u64,
+        /// Number of the other.
+        to: u64,
+        /// One line each, begins with `+` or `-`.
+        changes: Vec<String>,
+    },
     /// The fleet.
     Status {
         /// What needs attention first.
         fleet: Box<FleetStatus>,
     },
+}
+
+/// A policy that was in force, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionLine {
+    /// Its number.
+    pub number: u64,
+    /// When it came into force.
+    pub when: UnixTime,
+    /// Who put it into force.
+    pub who: String,
+    /// From where.
+    pub from: String,
+    /// The version that it brought back, if it did.
+    pub restores: Option<u64>,
+    /// What it changed.
+    pub changes: Vec<String>,
+    /// Whether it is in force.
+    pub in_force: bool,
 }
 
 /// An agency as it is listed.

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use pnsbox_controller_core::difference::{Difference, TouchedNode};
-use pnsbox_controller_core::operator::{AgencyLine, Answer, ExternalLine};
+use pnsbox_controller_core::operator::{AgencyLine, Answer, ExternalLine, VersionLine};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -48,6 +48,17 @@ pub(super) fn json(answer: &Answer) -> String {
             };
             object(schema, difference)
         }
+        Answer::History { versions } => {
+            object("pnsbox.history/1", &json!({ "versions": versions }))
+        }
+        Answer::Version { number, policy } => object(
+            "pnsbox.version/1",
+            &json!({ "version": number, "policy": policy }),
+        ),
+        Answer::Changes { from, to, changes } => object(
+            "pnsbox.diff/1",
+            &json!({ "from": from, "to": to, "changes": changes }),
+        ),
         Answer::Status { fleet } => object("pnsbox.controller.status/1", fleet),
     }
 }
@@ -96,6 +107,12 @@ pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
             difference,
             applied,
         } => (difference_text(difference, *applied), None),
+        Answer::History { versions } => (history_table(versions), None),
+        Answer::Version { policy, .. } => (toml::to_string(policy).unwrap_or_default(), None),
+        Answer::Changes { from, to, changes } if changes.is_empty() => {
+            (format!("versions {from} and {to} say the same"), None)
+        }
+        Answer::Changes { changes, .. } => (changes.join("\n"), None),
         Answer::Status { fleet } => (fleet::screen(fleet), None),
     }
 }
@@ -128,6 +145,36 @@ fn agency_table(agencies: &[AgencyLine]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+fn history_table(versions: &[VersionLine]) -> String {
+    if versions.is_empty() {
+        return "no policy was applied yet: nothing is open".to_owned();
+    }
+    let mut table = fleet::table(&["VERSION", "WHEN", "WHO", "FROM", "CHANGES"]);
+    for version in versions.iter().rev() {
+        let mark = if version.in_force { " *" } else { "" };
+        let restores = version
+            .restores
+            .map_or_else(String::new, |old| format!("version {old} again: "));
+        table.add_row([
+            format!("{}{mark}", version.number),
+            version.when.to_string(),
+            version.who.clone(),
+            version.from.clone(),
+            format!("{restores}{}", shortened(&version.changes)),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// The first of them, and how many more there are.
+fn shortened(changes: &[String]) -> String {
+    match changes {
+        [] => "none".to_owned(),
+        [only] => only.clone(),
+        [first, more @ ..] => format!("{first} and {} more", more.len()),
+    }
 }
 
 fn external_table(externals: &[ExternalLine]) -> String {

@@ -19,3 +19,4 @@ mod secrets;
 mod sessions;
 mod strangers;
 mod support;
+mod versions;

@@ -7,16 +7,12 @@ use ipnet::IpNet;
 use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::message::Token;
-use serde_json::Value;
 
 use super::{Controller, Now};
 use crate::audit::Origin;
-use crate::difference::{Difference, difference};
 use crate::fleet;
-use crate::image::{Deed, Draft};
+use crate::image::Deed;
 use crate::operator::{AgencyLine, Answer, Refusal, Request};
-use crate::plan;
-use crate::policy;
 use crate::registry::{Agency, Invitation, Network, Registry, prefix};
 
 /// Longest life of a token: an anchor in a forgotten mail must not be good for ever.
@@ -76,14 +72,12 @@ impl Controller {
             Request::ExternalList => Ok(self.externals()),
             Request::ExternalShow { device } => self.external(&device),
             Request::ExternalRemove { device } => self.remove_external(device, by, now),
-            Request::Plan { policy } => {
-                let (difference, _) = self.difference(&policy)?;
-                Ok(Answer::Difference {
-                    difference: Box::new(difference),
-                    applied: false,
-                })
-            }
-            Request::Apply { policy } => self.apply(&policy, by, now),
+            Request::Plan { policy } => self.plan(&policy),
+            Request::Apply { policy } => self.apply(policy, None, by, now),
+            Request::History => Ok(self.history()),
+            Request::Version { number } => self.version(number),
+            Request::Diff { from, to } => self.changes(from, to),
+            Request::Rollback { to, dry_run } => self.bring_back(to, dry_run, by, now),
             Request::Status => {
                 let mut fleet = fleet::status(&self.image, &self.live, now.wall, self.serving);
                 fleet.warnings.extend(self.store_failure.clone());
@@ -234,35 +228,6 @@ impl Controller {
             expires,
             replaced,
         })
-    }
-
-    fn apply(&mut self, file: &Value, by: &Origin, now: Now) -> Result<Answer, Refusal> {
-        let (difference, draft) = self.difference(file)?;
-        let what = format!("apply policy: {}", difference.changes.join("; "));
-        let touched = self.image.commit(
-            draft,
-            None,
-            Deed {
-                by,
-                what: &what,
-                when: now.wall,
-            },
-            &self.key,
-        );
-        self.push(&touched.into_iter().collect(), now);
-        Ok(Answer::Difference {
-            difference: Box::new(difference),
-            applied: true,
-        })
-    }
-
-    fn difference(&self, file: &Value) -> Result<(Difference, Draft), Refusal> {
-        let parsed = policy::parse(file, &self.image.registry)
-            .map_err(|mistakes| Refusal::Mistakes { mistakes })?;
-        let mut draft = self.image.draft();
-        draft.policy = parsed.policy;
-        plan::allocate(&mut draft.registry, &draft.policy);
-        Ok((difference(&self.image, &draft, parsed.warnings), draft))
     }
 }
 

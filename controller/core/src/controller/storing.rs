@@ -74,13 +74,18 @@ impl Controller {
             | Request::Invite { .. }
             | Request::ExternalAdd { .. }
             | Request::ExternalRemove { .. }
-            | Request::Apply { .. } => {
+            | Request::Apply { .. }
+            | Request::Rollback { dry_run: false, .. } => {
                 Some(Refusal::because(format!("{reason}; nothing was changed")))
             }
             Request::AgencyList
             | Request::ExternalList
             | Request::ExternalShow { .. }
             | Request::Plan { .. }
+            | Request::History
+            | Request::Version { .. }
+            | Request::Diff { .. }
+            | Request::Rollback { dry_run: true, .. }
             | Request::Status => None,
         }
     }

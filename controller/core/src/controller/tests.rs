@@ -6,6 +6,7 @@ mod policy;
 mod sessions;
 mod trail;
 mod trouble;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
