@@ -222,8 +222,14 @@ impl Tunnel {
             return false;
         };
         session.seal(slab, frames);
-        let is_old = session.counter > REKEY_AFTER_MESSAGES
-            || (session.is_initiator && session.age(now) >= REKEY_AFTER_TIME);
+        // Crossed handshakes with messages out of order can leave each side sending on a session that the other began.
+        // Nobody would renew either, so the responder does, after the initiator should have (whitepaper section 6.2).
+        let renewed_at = if session.is_initiator {
+            REKEY_AFTER_TIME
+        } else {
+            REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT
+        };
+        let is_old = session.counter > REKEY_AFTER_MESSAGES || session.age(now) >= renewed_at;
         if is_old {
             self.timers.rekey();
         }

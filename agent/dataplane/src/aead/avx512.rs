@@ -114,7 +114,7 @@ fn by_length<'a>(window: &[Packet], order: &'a mut [u8; WINDOW]) -> &'a [u8] {
     order
 }
 
-/// Up to sixteen packets.
+/// Packets that are worked on together.
 struct Group {
     packets: [Packet; GROUP],
     count: usize,

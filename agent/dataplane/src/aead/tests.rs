@@ -87,6 +87,8 @@ fn agrees(implementation: Implementation, random: &mut Random, lengths: &[usize]
 fn a_key_uses_what_the_cpu_has_and_prints_nothing() {
     let key = Key::new(&[0xa5; KEY_BYTES]);
     println!("uses {:?}", key.implementation);
+    let is_needed = std::env::var_os("PNSBOX_NEEDS_AVX512").is_some();
+    assert!(avx512::is_supported() || !is_needed, "no AVX-512 IFMA here");
     let forced = Key::with_implementation(&[0; KEY_BYTES], Implementation::Avx512);
     let expected = if avx512::is_supported() {
         (Implementation::Fastest, Implementation::Avx512)
@@ -256,6 +258,13 @@ fn a_wrong_layout_is_refused_before_anything_is_touched() {
             let before = slab.clone();
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 Key::with_implementation(&[1; KEY_BYTES], implementation).seal(&mut slab, packets);
+            }));
+            assert!(outcome.is_err(), "{packets:?}");
+            assert!(slab == before, "{packets:?}");
+            let mut verified = vec![false; packets.len()];
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let key = Key::with_implementation(&[1; KEY_BYTES], implementation);
+                key.open(&mut slab, packets, &mut verified);
             }));
             assert!(outcome.is_err(), "{packets:?}");
             assert!(slab == before, "{packets:?}");

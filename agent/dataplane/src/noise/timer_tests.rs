@@ -209,6 +209,52 @@ fn only_the_initiator_renews_a_session_that_it_sends_on_and_no_packet_is_lost() 
 }
 
 #[test]
+fn sessions_that_both_sides_send_on_as_responders_are_renewed_before_they_end() {
+    for order in 0..2 {
+        let mut now = Instant::now();
+        let (mut a, mut b) = strangers();
+        let (first, second) = match order {
+            0 => (&mut a, &mut b),
+            _ => (&mut b, &mut a),
+        };
+        // The first begins, and the second once more before it hears that the first has the session.
+        first.initiate(now);
+        second.receive(&first.outbox.pop().unwrap(), now).unwrap();
+        let response = second.outbox.pop().unwrap();
+        now += seconds(1);
+        second.initiate(now);
+        first.receive(&response, now).unwrap();
+        let late = first.outbox.pop().unwrap();
+        first.receive(&second.outbox.pop().unwrap(), now).unwrap();
+        second.receive(&first.outbox.pop().unwrap(), now).unwrap();
+        let confirmation = second.outbox.pop().unwrap();
+        second.receive(&late, now).unwrap();
+        first.receive(&confirmation, now).unwrap();
+        let roles = [&a, &b].map(|node| node.tunnel.sessions.current().unwrap().is_initiator);
+        if roles != [false; 2] {
+            assert_ne!(roles[0], roles[1], "one of both renews it");
+            continue;
+        }
+
+        let until = now + seconds(600);
+        let mut sent = 0;
+        while now < until {
+            now += TICK;
+            for node in [&mut a, &mut b] {
+                node.tick(now);
+                node.send(b"call", now);
+                assert_eq!(node.outbox.last().unwrap()[0], 4, "there is a session");
+            }
+            exchange(&mut a, &mut b, now);
+            sent += 1;
+            assert_eq!([a.inbox.len(), b.inbox.len()], [sent; 2]);
+        }
+        return;
+    }
+    panic!("one of both orders leads there");
+}
+
+#[test]
 fn a_session_that_the_peer_began_and_never_used_does_not_drive_out_the_one_in_use() {
     let begun = Instant::now();
     let (mut a, mut b) = connected(begun);

@@ -343,8 +343,9 @@ fn udp(source: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
 }
 
 /// By the protocol an initiator keeps a cookie for its next attempt, 5 s and up to a third of a second later.
+/// The first may find something left of what strangers share.
 #[test]
-fn wireguard_go_gets_through_a_flood_from_false_sources_at_its_second_attempt() {
+fn wireguard_go_gets_through_a_flood_from_false_sources_by_its_second_attempt() {
     let scene = Scene::up();
     let forge = Forge::new(&scene.hub.key());
     let gun = Gun::default();
@@ -356,12 +357,11 @@ fn wireguard_go_gets_through_a_flood_from_false_sources_at_its_second_attempt() 
     });
     let seconds = took.as_secs_f64();
     // One attempt more if the machine was too busy to take the second.
-    let is_right = (4.9..11.5).contains(&seconds);
     check(
         "flood, false sources: wireguard-go's handshake, s",
-        "5 + 1/3",
+        "at most 5 + 1/3",
         seconds,
-        is_right,
+        seconds < 11.5,
     );
 }
 
