@@ -5,6 +5,7 @@
 GUEST_MIRROR=${PNSBOX_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 GUEST_IMAGE_SIZE=3G
 # What such a machine is made with.
+# shellcheck disable=SC2034  # installed by the scripts that source this
 GUEST_TOOLS=(mmdebstrap:mmdebstrap qemu-system-x86:qemu-system-x86_64 e2fsprogs:mkfs.ext4 binutils:strip)
 
 # guest_root ROOT PACKAGES: a Debian 12 with kernel, systemd and more packages (with commas between).

@@ -14,7 +14,7 @@ SCENARIO_HOSTS=(
     isp pusat.controller prov-jateng.gw prov-jateng.lan kab-demak.gw kab-demak.lan kota-malang.gw kota-malang.lan
 )
 SCENARIO_CONTROLLER_HOST=pusat.controller
-SCENARIO_CONTROLLER_ADDRESS=203.0.113.10:443,[2001:db8:0:1::10]:443
+SCENARIO_CONTROLLER_ADDRESS="203.0.113.10:443,[2001:db8:0:1::10]:443"
 
 # The last prefix of kota-malang is not registered for it.
 SCENARIO_AGENCIES=(
