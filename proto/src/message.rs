@@ -43,6 +43,11 @@ pub enum ToController {
         /// The list.
         services: Vec<Service>,
     },
+    /// "Do you hear me with this view?" Answered at once by [`ToAgent::Checked`].
+    Check {
+        /// Payload digest of its manifest.
+        view: Digest,
+    },
     /// What became of a view.
     ViewOutcome {
         /// Its version.
@@ -83,6 +88,11 @@ pub enum ViewOutcome {
         /// Why, for the operator.
         reason: String,
     },
+    /// It was in force, and the box lost its way to the controller or to peers; the view before is in force again.
+    RolledBack {
+        /// Whom it lost, for the operator.
+        reason: String,
+    },
     /// Records are missing that the controller thought were there: it must send them all.
     Incomplete,
 }
@@ -120,6 +130,11 @@ pub enum ToAgent {
     },
     /// A new view for this node.
     View(SignedView),
+    /// The answer to [`ToController::Check`].
+    Checked {
+        /// Of which view.
+        view: Digest,
+    },
 }
 
 /// Why a node could not join.

@@ -142,7 +142,9 @@ impl Policy<'_> {
                 let node = node.context("the box is listed")?;
                 let newest = node["view_wanted"].as_u64().context("view_wanted")?;
                 let status = lab.status(HOST)?;
-                Ok(status["view_applied"] == newest && status["controller"]["connected"] == true)
+                Ok(status["view_applied"] == newest
+                    && status["on_trial"] == false
+                    && status["controller"]["connected"] == true)
             },
         )?;
         Ok(())

@@ -43,7 +43,9 @@ pub(crate) fn a_plain_wireguard_device_is_served_and_moves_and_is_cut(lab: &Lab)
         "{stripped}"
     );
     // What is not there yet is no trouble.
-    ensure!(external(lab)?["up"] == false, "{}", external(lab)?);
+    lab.wait("its gateway knows it", Duration::from_secs(5), |lab| {
+        Ok(external(lab)?["up"] == false)
+    })?;
 
     let laptop = Laptop { lab };
     let implementation = "WG_QUICK_USERSPACE_IMPLEMENTATION=wireguard-go";

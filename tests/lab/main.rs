@@ -22,6 +22,7 @@ mod reach;
 mod relay;
 mod secrets;
 mod services;
+mod trial;
 mod uapi;
 mod watchdog;
 
@@ -164,6 +165,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back",
         watchdog::a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back,
+    ),
+    (
+        "a_change_that_cuts_boxes_off_is_taken_back_within_a_minute",
+        trial::a_change_that_cuts_boxes_off_is_taken_back_within_a_minute,
     ),
     (
         "killed_while_it_makes_its_keys_it_makes_them_whole",

@@ -1,5 +1,6 @@
 //! The agent: hands each input to the machine that it concerns and collects what they want done.
 
+mod proving;
 mod saving;
 mod talk;
 mod views;
@@ -24,6 +25,7 @@ use crate::jitter::Jitter;
 use crate::links::{LinkNews, Links};
 use crate::report::Reporter;
 use crate::snapshot::Tally;
+use crate::trial::{TakenBack, Trial};
 
 /// How often timers are looked at. Everything that waits here waits for seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -40,6 +42,8 @@ pub struct Agent {
     pub(crate) facts: HostFacts,
     pub(crate) control: Control,
     pub(crate) force: Force,
+    pub(crate) trial: Option<Trial>,
+    pub(crate) taken_back: Option<TakenBack>,
     pub(crate) links: Option<Links>,
     pub(crate) catalogue: Catalogue,
     pub(crate) tunnels: BTreeMap<WireguardKey, TunnelState>,
@@ -71,6 +75,8 @@ impl Agent {
                     .as_ref()
                     .map_or_else(BTreeMap::new, |saved| saved.endpoints.clone()),
             }),
+            trial: None,
+            taken_back: None,
             links: start
                 .saved
                 .as_ref()
@@ -98,14 +104,7 @@ impl Agent {
             Input::Join(command) => self.join(command, now),
             Input::ControlUp { key } => {
                 self.control.connected(key, now);
-                let newest = self.force.newest();
-                let hello = ToController::Hello {
-                    protocol: PROTOCOL_VERSION,
-                    software: self.software.clone(),
-                    view: newest.map(|view| view.id.digest),
-                    audit: newest.map(|view| view.audit),
-                };
-                self.say(hello);
+                self.greet();
             }
             Input::Control(message) => self.controller_said(*message, now),
             Input::ControlDown { reason } => self.control_lost(reason, now),
@@ -131,7 +130,11 @@ impl Agent {
                 self.link_news(news);
             }
             Input::Probe { connection, probe } => {
-                self.with_links(|links, out| links.probed(connection, probe, now.monotonic, out));
+                let mut heard = None;
+                self.with_links(|links, out| {
+                    heard = links.probed(connection, probe, now.monotonic, out);
+                });
+                self.peer_answered(heard, probe, now);
             }
             Input::LinkDown { connection, reason } => {
                 if let Some(links) = &mut self.links {
@@ -172,6 +175,17 @@ impl Agent {
         if now.monotonic >= self.tick_at {
             self.tick(now);
         }
+    }
+
+    fn greet(&mut self) {
+        let newest = self.force.newest();
+        let hello = ToController::Hello {
+            protocol: PROTOCOL_VERSION,
+            software: self.software.clone(),
+            view: newest.map(|view| view.id.digest),
+            audit: newest.map(|view| view.audit),
+        };
+        self.say(hello);
     }
 
     /// The next thing to do. Drain to empty after each input.
@@ -237,6 +251,7 @@ impl Agent {
             links.tick(now.monotonic, shares, &mut out);
             self.outputs.extend(out);
         }
+        self.tick_trial(now);
         self.save_endpoints(now);
         self.save_again_when_due(now);
         self.report(now);

@@ -55,6 +55,8 @@ pub(crate) enum Ended {
     InForce {
         /// As in [`Candidate`].
         sent_by: Option<Envelope>,
+        /// What was in force until now.
+        before: Option<Box<View>>,
     },
     /// Refused; the view before is still in force.
     Refused {
@@ -100,6 +102,11 @@ impl Force {
             .into_iter()
             .chain(self.view())
             .max_by_key(|view| view.id.version)
+    }
+
+    /// Whether a view is on its way into force, or next. One that the host refused is neither.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.under_way.is_some() || (self.waiting.is_some() && self.retry_at.is_none())
     }
 
     /// Why the newest view is not in force.
@@ -152,12 +159,13 @@ impl Force {
             Some(done) if done.generation == generation => match result {
                 Ok(()) => {
                     let Candidate { view, sent_by } = done.candidate;
-                    self.current = Some(InForce {
-                        view,
-                        config: done.config,
-                    });
+                    let config = done.config;
+                    let before = self.current.replace(InForce { view, config });
                     self.refused = None;
-                    Ended::InForce { sent_by }
+                    Ended::InForce {
+                        sent_by,
+                        before: before.map(|before| Box::new(before.view)),
+                    }
                 }
                 Err(reason) => self.refuse(done.candidate, reason, now),
             },

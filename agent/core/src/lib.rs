@@ -9,7 +9,7 @@
 //! | Who is believed, and when is a controller dialled? | `control` |
 //! | Who is talked to, and how does a view travel? | `agent::talk`, `agent::views` |
 //! | Which view is accepted? | [`view`] |
-//! | How does it come into force? | `force` |
+//! | How does it come into force? Is it kept? | `force`, `trial`, `agent::proving` |
 //! | What must the host look like? | [`host_config`], in the words of [`host`] |
 //! | Whom to link with, who is silent? | `links`, `path_stats` |
 //! | Which services are shown? | `catalogue` |
@@ -28,4 +28,5 @@ mod links;
 mod path_stats;
 mod report;
 pub mod snapshot;
+mod trial;
 pub mod view;

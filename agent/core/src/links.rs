@@ -180,23 +180,22 @@ impl Links {
         }
     }
 
-    /// A probe, which is echoed, or an echo, which is counted.
+    /// A probe, which is echoed, or an echo, which is counted: then returns who sent it.
     pub(crate) fn probed(
         &mut self,
         id: ConnectionId,
         probe: Probe,
         now: Duration,
         out: &mut Vec<Output>,
-    ) {
-        let Some((_, link)) = self.by_connection(id) else {
-            return;
-        };
+    ) -> Option<NodeName> {
+        let (node, link) = self.by_connection(id)?;
         if !link.connection.is_some_and(|connection| connection.is_up) {
-            return;
+            return None;
         }
         link.heard_at = Some(now);
         if probe.echo {
             link.stats.echo(probe, now);
+            Some(node.clone())
         } else {
             out.push(Output::SendProbe {
                 connection: id,
@@ -204,6 +203,21 @@ impl Links {
                     echo: true,
                     ..probe
                 },
+            });
+            None
+        }
+    }
+
+    /// Probes a peer before its time, if its link is up.
+    pub(crate) fn probe(&mut self, node: &NodeName, now: Duration, out: &mut Vec<Output>) {
+        let Some(link) = self.peers.get_mut(node) else {
+            return;
+        };
+        if let Some(connection) = link.connection.filter(|connection| connection.is_up) {
+            let probe = link.stats.probe(now);
+            out.push(Output::SendProbe {
+                connection: connection.id,
+                probe,
             });
         }
     }

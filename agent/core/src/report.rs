@@ -132,6 +132,7 @@ impl Agent {
             },
             view_applied: view.map_or(0, |view| view.id.version),
             view_since: self.reporter.in_force.map(|now| now.wall),
+            on_trial: self.trial.is_some(),
             audit: self.force.view().map(|view| view.audit),
             quarantined: view.map_or_else(Vec::new, |view| view.quarantined.clone()),
             peers: self.peers(now),
@@ -232,6 +233,13 @@ impl Agent {
                 ConditionCode::ViewRefused
             };
             add(code, reason.to_owned());
+        }
+        if let Some(back) = &self.taken_back {
+            let (version, reason) = (back.id.version, &back.reason);
+            add(
+                ConditionCode::ViewRefused,
+                format!("view {version} was {reason}"),
+            );
         }
         if let Some(view) = self.force.view() {
             view_conditions(view, &mut add);

@@ -31,6 +31,8 @@ pub struct StatusSnapshot {
     pub view_applied: u64,
     /// When it came into force.
     pub view_since: Option<UnixTime>,
+    /// It has yet to prove itself, and is taken back if it does not.
+    pub on_trial: bool,
     /// The controller's audit trail when that view was made: what this box can witness.
     pub audit: Option<AuditHead>,
     /// Records of it that could not be read.

@@ -45,6 +45,10 @@ pub(crate) fn status(status: &StatusSnapshot) -> String {
         let since = status
             .view_since
             .map_or_else(String::new, |t| format!(", in force since {t}"));
+        let since = match status.on_trial {
+            true => format!("{since}, on trial"),
+            false => since,
+        };
         line("view", format!("{}{since}", status.view_applied));
         if let Some(audit) = status.audit {
             line("audit trail", audit.to_string());

@@ -153,6 +153,7 @@ fn joined() -> StatusSnapshot {
         },
         view_applied: 7,
         view_since: Some(UnixTime(2)),
+        on_trial: false,
         audit: None,
         peers: vec![PeerHealth {
             node: "kab-demak/gw1".parse().unwrap(),
@@ -196,6 +197,7 @@ fn unjoined() -> StatusSnapshot {
         },
         view_applied: 0,
         view_since: None,
+        on_trial: false,
         audit: None,
         quarantined: Vec::new(),
         peers: Vec::new(),

@@ -32,6 +32,7 @@ use tracing::{debug, error, info, warn};
 use crate::audit::Origin;
 use crate::fleet::{self, Live, NodeState};
 use crate::image::{Deed, Image, LoadError, Refused};
+use crate::plan::mesh;
 use crate::session::{Session, SessionId};
 use crate::store::{Entry, Transaction};
 
@@ -219,6 +220,12 @@ impl Controller {
                 self.greet(id, greeting, now);
             }
             (ToController::Join(request), true, _) => self.join(id, &request, now),
+            (ToController::Check { view }, true, Some(_)) => {
+                self.outputs.push_back(Output::Send {
+                    session: id,
+                    message: Box::new(ToAgent::Checked { view }),
+                });
+            }
             (ToController::Health(report), true, Some(node)) => self.report(&node, report, now),
             (ToController::Services { services }, true, Some(node)) => {
                 self.announce(&node, services)
@@ -459,8 +466,9 @@ impl Controller {
                 };
                 self.counters.views_applied += 1;
                 self.image.update_agent(node, |agent| {
+                    // One that went back to this view refused a later one, and still does.
+                    agent.refused.take_if(|r| r.version <= held.version);
                     agent.held = Some(held);
-                    agent.refused = None;
                 });
                 if !said.quarantined.is_empty() {
                     warn!(%node, records = ?said.quarantined, "records of its view could not be read");
@@ -471,8 +479,9 @@ impl Controller {
                     // The report that says so is on its way.
                     report.view_applied = said.version;
                 }
+                self.release_relays(now);
             }
-            ViewOutcome::Refused { reason } => {
+            ViewOutcome::Refused { reason } | ViewOutcome::RolledBack { reason } => {
                 if !session.refused(said.digest) {
                     return debug!(%node, version = said.version, "refused a view that is not under way");
                 }
@@ -493,6 +502,32 @@ impl Controller {
             }
         }
         self.push(&[node.clone()].into(), now);
+    }
+
+    /// A relay serves a pair until both members have applied the view that leads them to another.
+    fn release_relays(&mut self, now: Now) {
+        let has_moved = |node: &NodeName| {
+            let held = self.image.agents.get(node).and_then(|a| a.held.as_ref());
+            let wanted = self.image.views.get(node);
+            held.map(|held| held.digest) == wanted.map(|view| view.digest)
+        };
+        for (relay, pair) in mesh::moved(&self.image.registry, has_moved) {
+            let mut draft = self.image.draft();
+            mesh::leave(&mut draft.registry, &relay, &pair);
+            let what = format!("{} and {} have left relay {relay}", pair[0], pair[1]);
+            let by = Origin::here("controller");
+            let deed = Deed {
+                by: &by,
+                what: &what,
+                when: now.wall,
+            };
+            let scope = [relay].into();
+            let touched = self
+                .image
+                .commit(draft, Some(&scope), deed, &self.key)
+                .into_iter();
+            self.push(&touched.collect(), now);
+        }
     }
 
     /// Sends each of these nodes that is online what it lacks.

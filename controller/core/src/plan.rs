@@ -5,8 +5,9 @@
 pub mod address;
 pub mod external;
 
+pub mod mesh;
+
 mod access;
-mod mesh;
 #[cfg(test)]
 mod tests;
 
@@ -110,13 +111,9 @@ impl Planner<'_> {
                 PeerPath::Direct { .. } | PeerPath::Passive => None,
             })
             .collect();
-        let channels = self
-            .registry
-            .channels
-            .get(self.name)
-            .filter(|_| relay == Some(self.name));
+        let channels = self.registry.channels.get(self.name);
         let served: Vec<RelayRecord> = channels.map_or_else(Vec::new, |channels| {
-            let pairs = channels.by_pair.iter();
+            let pairs = channels.by_pair.iter().chain(&channels.leaving);
             pairs
                 .map(|(members, channel)| RelayRecord {
                     channel: *channel,

@@ -131,6 +131,9 @@ pub struct Channels {
     /// Number by pair, members in order of name.
     #[serde(with = "pairs")]
     pub by_pair: BTreeMap<[NodeName; 2], u32>,
+    /// The same for pairs that another relay serves now, as long as one of both may still be on its way there.
+    #[serde(with = "pairs", default)]
+    pub leaving: BTreeMap<[NodeName; 2], u32>,
 }
 
 /// Everything that is registered.

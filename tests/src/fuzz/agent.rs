@@ -63,8 +63,10 @@ struct World {
     outcomes: usize,
     /// Digests of views that the controller's key signed for this node, with their versions.
     signed: BTreeMap<Digest, u64>,
-    /// Version in force.
+    /// Version of the view that is on disk.
     version: u64,
+    /// The view that the agent asked the controller about last.
+    asked: Option<Digest>,
     /// Generation that the host was asked for and has not answered.
     applying: Option<u64>,
     generation: u64,
@@ -150,6 +152,7 @@ impl World {
             outcomes: 0,
             signed: if joined { signed } else { BTreeMap::new() },
             version: 0,
+            asked: None,
             applying: None,
             generation: 0,
             connections: BTreeMap::new(),
@@ -169,6 +172,7 @@ impl World {
             "it wants to be called again at once, for ever"
         );
         let status = self.agent.status(self.now);
+        // One that did not prove itself is taken back, one that did is not.
         assert!(
             status.view_applied >= self.version,
             "the view went back to {}",
@@ -178,7 +182,6 @@ impl World {
             self.joined || status.view_applied == 0,
             "a box without a network has a view"
         );
-        self.version = status.view_applied;
         for service in self.agent.services(self.now) {
             assert_eq!(
                 service.name.agency(),
@@ -257,7 +260,12 @@ impl World {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::SendControl(message) => self.says(&message),
+            Output::SendControl(message) => {
+                self.says(&message);
+                if let ToController::Check { view } = *message {
+                    self.asked = Some(view);
+                }
+            }
             Output::CloseControl { .. } => self.session = Session::None,
             Output::DialControl { controllers } => {
                 assert!(!controllers.is_empty() && self.wants_a_controller());
@@ -351,11 +359,10 @@ impl World {
         let Some(SavedView { view, certificate }) = &saved.view else {
             return;
         };
-        let version = self.signed.get(&view.manifest.payload_digest());
-        assert!(
-            version.is_some_and(|version| *version >= self.version),
-            "saved is what nobody signed, or an older one"
-        );
+        let version = self.signed.get(&view.manifest.payload_digest()).copied();
+        let version = version.expect("saved is what was signed");
+        assert!(version >= self.version, "saved is an older one");
+        self.version = version;
         assert!(
             certificate
                 .open::<ControllerCertificate>(&saved.root)

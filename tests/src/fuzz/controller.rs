@@ -219,6 +219,7 @@ impl World {
             ToAgent::Welcome { node, .. } => assert_eq!(node, self.boxes[member].node),
             ToAgent::Joined { node, .. } => self.joins(member, node),
             ToAgent::JoinRefused { .. } => {}
+            ToAgent::Checked { .. } => assert!(self.boxes[member].node.is_some()),
             ToAgent::View(view) => {
                 let may_lack = open.lied || open.owes;
                 open.owes = true;

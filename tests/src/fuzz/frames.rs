@@ -252,7 +252,11 @@ pub(super) fn to_controller() -> Vec<ToController> {
                 Audience::Only(vec![known("prov-jateng")]),
             )],
         },
+        ToController::Check { view: digest },
         outcome(ViewOutcome::Applied),
+        outcome(ViewOutcome::RolledBack {
+            reason: "no".into(),
+        }),
         outcome(ViewOutcome::Incomplete),
         outcome(ViewOutcome::Refused {
             reason: "no".into(),
@@ -289,6 +293,9 @@ pub(super) fn to_agent() -> Vec<ToAgent> {
             reason: "it is".into(),
         }),
         ToAgent::View(view),
+        ToAgent::Checked {
+            view: Digest([5; 32]),
+        },
     ]
 }
 

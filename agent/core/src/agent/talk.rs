@@ -152,7 +152,13 @@ impl Agent {
                 self.end_join(Err(reason.to_string()), now);
             }
             ToAgent::View(offered) if self.control.is_online() => self.offered(&offered, now),
-            ToAgent::Joined { .. } | ToAgent::JoinRefused { .. } | ToAgent::View(_) => {}
+            ToAgent::Checked { view } if self.control.is_online() => {
+                self.controller_answered(view, now);
+            }
+            ToAgent::Joined { .. }
+            | ToAgent::JoinRefused { .. }
+            | ToAgent::View(_)
+            | ToAgent::Checked { .. } => {}
         }
     }
 

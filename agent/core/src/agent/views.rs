@@ -1,7 +1,10 @@
 //! Views on their way into force: from disk or from the controller, through the host, back to both.
 
+use std::collections::BTreeSet;
+
 use pnsbox_proto::certificate::ControllerCertificate;
 use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::NodeName;
 use pnsbox_proto::key::Digest;
 use pnsbox_proto::message::{ToController, ViewOutcome};
 use pnsbox_proto::view::SignedView;
@@ -11,6 +14,7 @@ use super::Agent;
 use crate::control::Session;
 use crate::event::{Now, SavedState, SavedView};
 use crate::force::{Candidate, Ended};
+use crate::links::Links;
 use crate::view::{Judge, Refusal, View};
 
 impl Agent {
@@ -49,6 +53,11 @@ impl Agent {
             .is_some_and(|view| view.id.digest == digest)
         {
             return self.acknowledge();
+        }
+        if let Some(back) = &self.taken_back
+            && back.id.digest == digest
+        {
+            return self.say_taken_back();
         }
         if self
             .force
@@ -115,7 +124,7 @@ impl Agent {
     pub(super) fn attempt_ended(&mut self, ended: Ended, now: Now) {
         match ended {
             Ended::Stale => {}
-            Ended::InForce { sent_by } => self.in_force(sent_by, now),
+            Ended::InForce { sent_by, before } => self.in_force(sent_by, before, now),
             Ended::Refused {
                 id,
                 reason,
@@ -138,39 +147,49 @@ impl Agent {
         }
     }
 
-    fn in_force(&mut self, sent_by: Option<Envelope>, now: Now) {
+    fn in_force(&mut self, sent_by: Option<Envelope>, before: Option<Box<View>>, now: Now) {
+        let links = self.links.iter().flat_map(Links::up);
+        let up: BTreeSet<NodeName> = links.map(|(node, _)| node.clone()).collect();
         let Some(view) = self.force.view() else {
             return;
         };
         info!(version = view.id.version, "the view is in force");
         self.tally.views_applied += 1;
         self.broken_state = None;
-        let (mut out, mut is_new) = (Vec::new(), false);
+        let mut out = Vec::new();
         if let Some(links) = &mut self.links {
             links.reconcile(view, self.link_port, now.monotonic, &mut out);
         }
         self.catalogue.retain(view);
         self.reporter.in_force(now);
-        if let (Some(saved), Some(certificate)) = (&mut self.saved, sent_by) {
-            saved.view = Some(SavedView {
-                certificate,
-                view: view.signed.clone(),
-            });
-            is_new = true;
-        }
         self.outputs.extend(out);
-        if is_new {
-            self.save();
+        match (sent_by, before) {
+            (Some(certificate), Some(before)) => self.try_view(certificate, *before, up, now),
+            (Some(certificate), None) => self.keep(certificate),
+            // Also of a view from disk: the controller may have greeted before it was in force.
+            (None, _) => self.acknowledge(),
         }
-        // Also of a view from disk: the controller may have greeted before it was in force.
-        self.acknowledge();
         self.announce();
         self.reporter.report_soon();
     }
 
-    /// Says that the view in force is in force.
+    /// The view in force stays: from now on it is what the box comes back with.
+    pub(super) fn keep(&mut self, certificate: Envelope) {
+        let (Some(saved), Some(view)) = (&mut self.saved, self.force.view()) else {
+            return;
+        };
+        saved.view = Some(SavedView {
+            certificate,
+            view: view.signed.clone(),
+        });
+        self.taken_back = None;
+        self.save();
+        self.acknowledge();
+    }
+
+    /// Says that the view in force is in force, unless it has yet to prove itself.
     pub(super) fn acknowledge(&mut self) {
-        let Some(view) = self.force.view() else {
+        let Some(view) = self.force.view().filter(|_| self.trial.is_none()) else {
             return;
         };
         let message = ToController::ViewOutcome {

@@ -12,5 +12,6 @@ mod pair;
 mod said;
 mod saving;
 mod support;
+mod trial;
 mod versions;
 mod views;

@@ -249,6 +249,8 @@ pub(crate) struct Driven {
     pub(crate) agent: Agent,
     pub(crate) now: Now,
     pub(crate) outputs: Vec<Output>,
+    /// Whether the controller answers when it is asked whether it hears this box.
+    pub(crate) is_heard: bool,
 }
 
 impl Driven {
@@ -261,6 +263,7 @@ impl Driven {
             agent: Agent::new(start, now),
             now,
             outputs: Vec::new(),
+            is_heard: true,
         };
         driven.drain();
         driven
@@ -379,7 +382,22 @@ impl Driven {
 
     fn drain(&mut self) {
         while let Some(output) = self.agent.poll_output() {
-            self.outputs.push(output);
+            match output {
+                Output::SendControl(message) if is_check(&message) => {
+                    let ToController::Check { view } = *message else {
+                        continue;
+                    };
+                    if self.is_heard {
+                        let answer = Box::new(ToAgent::Checked { view });
+                        self.agent.handle(Input::Control(answer), self.now);
+                    }
+                }
+                output => self.outputs.push(output),
+            }
         }
     }
+}
+
+fn is_check(message: &ToController) -> bool {
+    matches!(message, ToController::Check { .. })
 }

@@ -73,14 +73,38 @@ pub(super) fn relayed_pairs(registry: &Registry, policy: &Policy) -> BTreeSet<[N
     pairs
 }
 
+/// Pairs that a relay of before still serves, and of which `has_moved` says that both members use another.
+pub fn moved(
+    registry: &Registry,
+    has_moved: impl Fn(&NodeName) -> bool,
+) -> Vec<(NodeName, [NodeName; 2])> {
+    let relays = registry.channels.iter();
+    let leaving = relays.flat_map(|(relay, channels)| {
+        let pairs = channels.leaving.keys();
+        pairs.map(move |pair| (relay.clone(), pair.clone()))
+    });
+    leaving
+        .filter(|(_, pair)| pair.iter().all(&has_moved))
+        .collect()
+}
+
+/// A relay of before serves this pair no more.
+pub fn leave(registry: &mut Registry, relay: &NodeName, pair: &[NodeName; 2]) {
+    if let Some(channels) = registry.channels.get_mut(relay) {
+        channels.leaving.remove(pair);
+    }
+}
+
 /// Gives every relayed pair a channel of the relay. A pair keeps its number; a number never changes hands.
+/// A relay of before goes on until [`leave`]: a box may not be there yet, or go back.
 pub(super) fn allocate_channels(registry: &mut Registry, policy: &Policy) {
     let pairs = relayed_pairs(registry, policy);
     let relay = relay(registry, policy).cloned();
     for (name, channels) in &mut registry.channels {
         if Some(name) != relay.as_ref() {
-            channels.by_pair.clear();
+            channels.leaving.append(&mut channels.by_pair);
         }
+        channels.leaving.retain(|pair, _| pairs.contains(pair));
     }
     let Some(relay) = relay else { return };
     if pairs.is_empty() && !registry.channels.contains_key(&relay) {
@@ -92,10 +116,13 @@ pub(super) fn allocate_channels(registry: &mut Registry, policy: &Policy) {
     });
     channels.by_pair.retain(|pair, _| pairs.contains(pair));
     for pair in pairs {
+        let back = channels.leaving.remove(&pair);
         channels.by_pair.entry(pair).or_insert_with(|| {
-            let number = channels.next;
-            channels.next = channels.next.wrapping_add(1);
-            number
+            back.unwrap_or_else(|| {
+                let number = channels.next;
+                channels.next = channels.next.wrapping_add(1);
+                number
+            })
         });
     }
 }

@@ -197,13 +197,24 @@ fn a_second_relay_serves_when_the_first_is_not_public() {
         "pusat/gw1".parse().unwrap(),
     ];
     allocate(&mut registry, &policy);
-    let plan = plan(&registry, &policy);
-    assert_eq!(relayed(&plan, "pusat/gw1").len(), 1);
+    let before = relayed(&plan(&world().0, &world().1), "prov-jateng/gw1");
+    let planned = plan(&registry, &policy);
+    assert_eq!(relayed(&planned, "pusat/gw1").len(), 1);
     assert_eq!(
-        relayed(&plan, "prov-jateng/gw1"),
-        [],
-        "the relay of before serves nobody"
+        relayed(&planned, "prov-jateng/gw1"),
+        before,
+        "the relay of before goes on, with the same number"
     );
+    let hub: NodeName = "prov-jateng/gw1".parse().unwrap();
+    let pair = ["kab-demak/gw1", "kota-malang/gw1"].map(|name| name.parse().unwrap());
+    assert_eq!(mesh::moved(&registry, |name| *name == pair[0]), []);
+    assert_eq!(
+        mesh::moved(&registry, |_| true),
+        [(hub.clone(), pair.clone())]
+    );
+    mesh::leave(&mut registry, &hub, &pair);
+    allocate(&mut registry, &policy);
+    assert_eq!(relayed(&plan(&registry, &policy), hub.as_str()), []);
 }
 
 #[test]

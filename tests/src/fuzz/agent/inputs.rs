@@ -31,8 +31,11 @@ impl World {
                 let view = self.view(bytes);
                 Self::control(ToAgent::View(view))
             }
-            5 => Self::control(ToAgent::JoinRefused {
-                reason: JoinRefusal::UnknownToken,
+            5 => Self::control(match self.asked.take() {
+                Some(view) => ToAgent::Checked { view },
+                None => ToAgent::JoinRefused {
+                    reason: JoinRefusal::UnknownToken,
+                },
             }),
             6 => Input::ControlDown {
                 reason: words(bytes),

@@ -150,8 +150,9 @@ impl World {
         };
         let outcome = match below(bytes, 4) {
             0 | 1 => ViewOutcome::Applied,
-            2 => ViewOutcome::Refused {
-                reason: words(bytes),
+            2 => match words(bytes) {
+                reason if reason.len() % 2 == 0 => ViewOutcome::Refused { reason },
+                reason => ViewOutcome::RolledBack { reason },
             },
             _ => ViewOutcome::Incomplete,
         };
@@ -162,7 +163,10 @@ impl World {
             .map(|view| view.id.digest);
         open.lied |= matches!(outcome, ViewOutcome::Applied) && held != Some(digest);
         // One that refuses keeps the view for another attempt, and the next delta builds on the one before it.
-        let refuses = matches!(outcome, ViewOutcome::Refused { .. });
+        let refuses = matches!(
+            outcome,
+            ViewOutcome::Refused { .. } | ViewOutcome::RolledBack { .. }
+        );
         open.owes &= refuses || offered != Some(digest);
         let message = ToController::ViewOutcome {
             version: byte(bytes).into(),

@@ -205,3 +205,47 @@ fn a_relay_that_has_not_joined_is_a_warning_and_relays_once_it_has() {
         );
     }
 }
+
+#[test]
+fn a_relay_of_before_serves_until_both_members_have_moved() {
+    let mut world = World::new();
+    let mut member = |number: u8, name: &str, public: Option<&str>| {
+        let (agency, _) = name.split_once('/').unwrap();
+        world.add(agency, &[&format!("10.{number}.0.0/16")]);
+        world.join(number, name, &[], public)
+    };
+    let mut hidden = [member(1, "a1/gw1", None), member(2, "a2/gw1", None)];
+    let mut old = member(3, "r1/gw1", Some("203.0.113.3:51820"));
+    let mut new = member(4, "r2/gw1", Some("203.0.113.4:51820"));
+    let through = |relay: &str| json!({ "relays": [relay], "link": [{ "between": ["a1", "a2"] }] });
+    world.apply(through("r1/gw1"));
+    for member in hidden.iter_mut().chain([&mut old, &mut new]) {
+        world.take_view(member);
+    }
+    let serves = |member: &Box_| {
+        let records = member.records.values();
+        records
+            .filter(|text| text.contains("\"kind\":\"relay\""))
+            .count()
+    };
+    assert_eq!([serves(&old), serves(&new)], [1, 0]);
+
+    world.apply(through("r2/gw1"));
+    world.take_view(&mut new);
+    assert_eq!((serves(&new), world.take_view(&mut old)), (1, None));
+    for member in &mut hidden {
+        assert_eq!(serves(&old), 1, "one of both may still be there");
+        assert_eq!(world.take_view(&mut old), None);
+        world.take_view(member).expect("it moves");
+    }
+    world.take_view(&mut old).expect("nobody is there any more");
+    assert_eq!(serves(&old), 0);
+    let last = world.audit().pop().unwrap();
+    assert_eq!(last.what, "a1/gw1 and a2/gw1 have left relay r1/gw1");
+
+    world.apply(through("r1/gw1"));
+    for member in hidden.iter_mut().chain([&mut old, &mut new]) {
+        world.take_view(member);
+    }
+    assert_eq!([serves(&old), serves(&new)], [1, 0], "and back");
+}

@@ -217,6 +217,8 @@ fn a_refused_view_is_shown_with_its_reason_and_not_sent_again() {
             quarantined: vec![],
         },
     );
+    // What it says of the view before unsays nothing.
+    world.say(&first, first.applied());
     world.pass(Duration::from_secs(60));
     assert_eq!(world.received(&first), []);
     let fleet = world.status();

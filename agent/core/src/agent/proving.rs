@@ -1,0 +1,128 @@
+//! Views on trial: asking controller and peers, keeping the view or going back to the one before.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::NodeName;
+use pnsbox_proto::key::Digest;
+use pnsbox_proto::message::{ToController, ViewOutcome};
+use pnsbox_proto::probe::Probe;
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::event::Now;
+use crate::force::Candidate;
+use crate::trial::{TakenBack, Trial, Verdict};
+use crate::view::View;
+
+impl Agent {
+    /// The view that came into force has to prove itself against `before`, with these peers' links `up`.
+    pub(super) fn try_view(
+        &mut self,
+        sent_by: Envelope,
+        before: View,
+        mut up: BTreeSet<NodeName>,
+        now: Now,
+    ) {
+        let before = match self.trial.take() {
+            // The one that it replaces did not prove itself yet, so it is no place to go back to.
+            Some(trial) => {
+                up.extend(trial.silent().cloned());
+                trial.into_before()
+            }
+            None => before,
+        };
+        let Some(view) = self.force.view() else {
+            return;
+        };
+        self.trial = Some(Trial::begin(view, before, &up, sent_by, now.monotonic));
+        self.tick_trial(now);
+    }
+
+    /// Asks whoever has not answered yet, and decides.
+    pub(super) fn tick_trial(&mut self, now: Now) {
+        let (Some(trial), Some(view)) = (&mut self.trial, self.force.view()) else {
+            return;
+        };
+        let view = view.id.digest;
+        let (peers, asks_controller) = trial.asks(now.monotonic);
+        self.with_links(|links, out| {
+            for peer in peers {
+                links.probe(&peer, now.monotonic, out);
+            }
+        });
+        if asks_controller {
+            self.say(ToController::Check { view });
+        }
+        self.judge_trial(now);
+    }
+
+    pub(super) fn controller_answered(&mut self, view: Digest, now: Now) {
+        let is_it = self.force.view().is_some_and(|v| v.id.digest == view);
+        if let Some(trial) = self.trial.as_mut().filter(|_| is_it) {
+            trial.controller_answered();
+            self.judge_trial(now);
+        }
+    }
+
+    pub(super) fn peer_answered(&mut self, node: Option<NodeName>, probe: Probe, now: Now) {
+        if let (Some(trial), Some(node)) = (&mut self.trial, node) {
+            trial.heard(&node, Duration::from_micros(probe.sent_us));
+            self.judge_trial(now);
+        }
+    }
+
+    fn judge_trial(&mut self, now: Now) {
+        // A newer view decides itself what to go back to.
+        let Some(trial) = self.trial.take_if(|_| !self.force.is_busy()) else {
+            return;
+        };
+        match trial.verdict(now.monotonic) {
+            Verdict::Waits => self.trial = Some(trial),
+            Verdict::Holds => {
+                info!("the view has proved itself");
+                self.keep(trial.into_certificate());
+            }
+            Verdict::Fails(reason) => self.take_back(trial.into_before(), reason, now),
+        }
+    }
+
+    fn take_back(&mut self, before: View, reason: String, now: Now) {
+        let Some(id) = self.force.view().map(|view| view.id) else {
+            return;
+        };
+        warn!(version = id.version, %reason, "the view before comes back");
+        self.tally.views_refused += 1;
+        self.taken_back = Some(TakenBack { id, reason });
+        self.say_taken_back();
+        let (mut out, sent_by) = (Vec::new(), None);
+        let candidate = Candidate {
+            view: before,
+            sent_by,
+        };
+        let ended = self
+            .force
+            .put(candidate, &self.facts, now.monotonic, &mut out);
+        self.outputs.extend(out);
+        if let Some(ended) = ended {
+            self.attempt_ended(ended, now);
+        }
+    }
+
+    /// Tells the controller of the view that did not prove itself.
+    pub(super) fn say_taken_back(&mut self) {
+        let Some(TakenBack { id, reason }) = &self.taken_back else {
+            return;
+        };
+        let outcome = ViewOutcome::RolledBack {
+            reason: reason.clone(),
+        };
+        self.say(ToController::ViewOutcome {
+            version: id.version,
+            digest: id.digest,
+            outcome,
+            quarantined: Vec::new(),
+        });
+    }
+}

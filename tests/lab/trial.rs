@@ -1,0 +1,73 @@
+//! A change that would cut boxes off is taken back by the boxes themselves.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pnsbox_tests::lab::Lab;
+
+const POLICY: &str = "/etc/pnsbox/policy.toml";
+const DEAD: &str = "/etc/pnsbox/dead-relay.toml";
+const CUT_OFF: [(&str, &str); 2] = [
+    ("kab-demak.gw", "kab-demak/gw1"),
+    ("kota-malang.gw", "kota-malang/gw1"),
+];
+const OPERATOR: &str = "pusat.controller";
+
+pub(crate) fn a_change_that_cuts_boxes_off_is_taken_back_within_a_minute(lab: &Lab) -> Result<()> {
+    let edit = format!("sed 's|^relays = .*|relays = [\"pusat/gw1\"]|' {POLICY} >{DEAD}");
+    lab.run(OPERATOR, &["sh", "-c", &edit])?;
+    let before = CUT_OFF.map(|(host, _)| view(lab, host));
+    // Nobody relays there.
+    lab.stop_program("pusat.gw", "pnsbox-agent", "KILL")?;
+    lab.run(OPERATOR, &["pnsbox-controller", "apply", DEAD])?;
+    let begun = Instant::now();
+    lab.wait("they do as told", Duration::from_secs(5), |lab| {
+        Ok(!reaches(lab)?)
+    })?;
+    let taken_back = lab.wait("both took it back", Duration::from_secs(60), |lab| {
+        for (host, _) in CUT_OFF {
+            let conditions = lab.status(host)?["conditions"].to_string();
+            if !conditions.contains("was taken back after 45 s") {
+                return Ok(false);
+            }
+        }
+        reaches(lab)
+    });
+    taken_back.context("within a minute, on their own")?;
+    println!(
+        "    cut off, and as before on both after {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
+    for ((host, node), before) in CUT_OFF.into_iter().zip(before) {
+        ensure!(view(lab, host)? == before?, "{host} has the view before");
+        lab.wait("the operator sees it", Duration::from_secs(10), |lab| {
+            let status = lab.run(OPERATOR, &["pnsbox-controller", "status"])?;
+            Ok(status.contains(&format!("{node} refused view"))
+                && status.contains("nothing was heard from"))
+        })?;
+    }
+
+    lab.start_program("pusat.gw", "pnsbox-agent")?;
+    lab.run(OPERATOR, &["pnsbox-controller", "apply", POLICY])?;
+    lab.wait("all is well", Duration::from_secs(30), |lab| {
+        let mut well = reaches(lab)?;
+        for (host, _) in CUT_OFF {
+            let conditions = lab.status(host)?["conditions"].to_string();
+            well &= !conditions.contains("taken back");
+        }
+        Ok(well)
+    })?;
+    Ok(())
+}
+
+/// Between the two that need a relay.
+fn reaches(lab: &Lab) -> Result<bool> {
+    let ping = ["ping", "-nc", "1", "-W", "1", "10.55.1.10"];
+    Ok(lab.output("kab-demak.lan", &ping)?.status.success())
+}
+
+fn view(lab: &Lab, host: &str) -> Result<u64> {
+    lab.status(host)?["view_applied"]
+        .as_u64()
+        .context("view_applied")
+}
