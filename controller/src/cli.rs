@@ -18,6 +18,7 @@ use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnet::{IpNet, Ipv4Net};
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
+use pnsbox_controller_core::registry::quarantine::Subject;
 use pnsbox_program::generate;
 use pnsbox_proto::id::{AgencyName, NetworkName};
 use tokio::signal::unix::{SignalKind, signal};
@@ -86,6 +87,19 @@ enum Command {
         /// Only show what would change, and whom it touches.
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Shut a node or a whole agency out, at once: everybody drops it.
+    Quarantine {
+        /// For example kab-demak/gw1, or kab-demak.
+        subject: Subject,
+        /// Why, for its admin too.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a node or an agency out of quarantine.
+    Release {
+        /// As it was shut out.
+        subject: Subject,
     },
     /// Show every node, what needs attention first.
     Status,
@@ -204,6 +218,10 @@ pub fn run(args: Args) -> ExitCode {
         } => Ok((Request::Version { number }, None)),
         Command::Diff { from, to } => Ok((Request::Diff { from, to }, None)),
         Command::Rollback { to, dry_run } => Ok((Request::Rollback { to, dry_run }, None)),
+        Command::Quarantine { subject, reason } => {
+            Ok((Request::Quarantine { subject, reason }, None))
+        }
+        Command::Release { subject } => Ok((Request::Release { subject }, None)),
         Command::Status => Ok((Request::Status, None)),
         Command::Audit(command) => return finish(audit::run(&config, command, args.json)),
         Command::Completion { shell } => {

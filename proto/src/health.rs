@@ -103,6 +103,8 @@ pub enum ConditionCode {
     StateNotSaved,
     /// There is no session with the controller.
     ControllerAway,
+    /// The operator has shut the node out.
+    Quarantined,
 }
 
 impl ConditionCode {
@@ -119,6 +121,7 @@ impl ConditionCode {
             Self::ServiceUnhealthy => "service_unhealthy",
             Self::StateNotSaved => "state_not_saved",
             Self::ControllerAway => "controller_away",
+            Self::Quarantined => "quarantined",
         }
     }
 }

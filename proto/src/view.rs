@@ -138,6 +138,9 @@ pub struct NodeRecord {
     pub held: Vec<HeldPrefix>,
     /// Nodes of linked agencies that cannot be reached, for want of a public address or a relay.
     pub unreachable: Vec<NodeName>,
+    /// Why the node is shut out of the network, if it is; then it has no peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
 }
 
 /// A tunnel with another node.

@@ -18,6 +18,7 @@ mod leftovers;
 mod links;
 mod monitoring;
 mod mtu;
+mod quarantine;
 mod reach;
 mod relay;
 mod secrets;
@@ -165,6 +166,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back",
         watchdog::a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back,
+    ),
+    (
+        "who_is_shut_out_is_dropped_by_everybody_within_five_seconds",
+        quarantine::who_is_shut_out_is_dropped_by_everybody_within_five_seconds,
     ),
     (
         "a_change_that_cuts_boxes_off_is_taken_back_within_a_minute",

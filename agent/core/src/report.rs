@@ -311,6 +311,12 @@ fn view_conditions(view: &View, add: &mut impl FnMut(ConditionCode, String)) {
         );
         add(ConditionCode::RecordQuarantined, message);
     }
+    if let Some(reason) = &view.node.quarantine {
+        add(
+            ConditionCode::Quarantined,
+            format!("the operator has shut this box out of the network: {reason}"),
+        );
+    }
     for held in &view.node.held {
         let (own, prefix) = (view.node.node.agency(), held.prefix);
         match &held.reason {

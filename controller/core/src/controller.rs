@@ -7,6 +7,7 @@ mod enrol;
 mod external;
 mod founding;
 mod operate;
+mod quarantine;
 mod said;
 mod storing;
 #[cfg(test)]

@@ -191,6 +191,7 @@ pub fn state(image: &Image, name: &NodeName, live: Option<&Live>) -> NodeState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
     AuditBroken,
+    Quarantined,
     ViewRefused,
     Offline,
     Impaired,
@@ -234,7 +235,14 @@ fn node_status(image: &Image, name: &NodeName, node: &Node, live: &Live) -> (Urg
         announced: live.services.clone(),
         node: name.clone(),
     };
-    let findings = findings(&status, live);
+    let mut findings = findings(&status, live);
+    if let Some(quarantine) = image.registry.quarantine_of(name) {
+        let text = format!(
+            "{name} is in quarantine since {}: {}",
+            quarantine.since, quarantine.reason
+        );
+        findings.insert(0, (Urgency::Quarantined, text));
+    }
     let urgency = findings
         .first()
         .map_or(Urgency::Fine, |(urgency, _)| *urgency);
@@ -315,6 +323,7 @@ fn told_here(code: ConditionCode, status: &NodeStatus, live: &Live) -> bool {
         ConditionCode::RecordQuarantined => !live.quarantined.is_empty(),
         ConditionCode::PrefixHeld
         | ConditionCode::PrefixPending
+        | ConditionCode::Quarantined
         | ConditionCode::ControllerAway => true,
         ConditionCode::PoolCollision
         | ConditionCode::PeerDown

@@ -210,6 +210,7 @@ impl Image {
         self.put_differences("node", &before.nodes, &after.nodes);
         self.put_differences("external", &before.externals, &after.externals);
         self.put_differences("token", &before.invitations, &after.invitations);
+        self.put_differences("quarantine", &before.quarantined, &after.quarantined);
         self.put_differences("channels", &before.channels, &after.channels);
         if draft.policy != self.policy {
             self.put("policy".to_owned(), &draft.policy);
@@ -316,6 +317,11 @@ impl Image {
             "token" => {
                 let token = name.parse().map_err(|_| unknown())?;
                 self.registry.invitations.insert(token, parse(key, value)?);
+            }
+            "quarantine" => {
+                let subject = name.parse().map_err(|_| unknown())?;
+                let quarantine = parse(key, value)?;
+                self.registry.quarantined.insert(subject, quarantine);
             }
             "channels" => {
                 self.registry.channels.insert(node()?, parse(key, value)?);

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::difference::Difference;
 use crate::fleet::FleetStatus;
 use crate::reader::Mistake;
+use crate::registry::quarantine::Subject;
 
 /// A request as it is asked over the socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,6 +103,18 @@ pub enum Request {
         /// Only says what would change.
         dry_run: bool,
     },
+    /// Shuts a node or an agency out.
+    Quarantine {
+        /// Whom.
+        subject: Subject,
+        /// Why, for its admin too.
+        reason: String,
+    },
+    /// Lets it in again.
+    Release {
+        /// Whom.
+        subject: Subject,
+    },
     /// The fleet.
     Status,
 }
@@ -178,6 +191,17 @@ pub enum Answer {
         to: u64,
         /// One line each, begins with `+` or `-`.
         changes: Vec<String>,
+    },
+    /// A node or an agency is shut out, or let in again.
+    Quarantined {
+        /// Which.
+        subject: Subject,
+        /// Whether it is let in again.
+        released: bool,
+        /// Its nodes.
+        nodes: Vec<NodeName>,
+        /// Whose views changed, its own among them.
+        touched: Vec<NodeName>,
     },
     /// The fleet.
     Status {

@@ -149,6 +149,10 @@ impl Planner<'_> {
             prefixes: self.node.active.clone(),
             held: prefix::held(self.registry, self.policy, self.name, self.node),
             unreachable,
+            quarantine: self
+                .registry
+                .quarantine_of(self.name)
+                .map(|quarantine| quarantine.reason.clone()),
         }
     }
 
@@ -198,7 +202,8 @@ impl Planner<'_> {
 
     fn links(&self) -> impl Iterator<Item = LinkRecord> {
         let agency = self.name.agency();
-        let links = self.policy.links.iter();
+        let is_shut_out = self.registry.quarantine_of(self.name).is_some();
+        let links = self.policy.links.iter().filter(move |_| !is_shut_out);
         links.filter_map(move |link| {
             let with: AgencyName = link.other(&agency)?.clone();
             let opens = access::openings(&link.openings, &agency, std::iter::once(self.node));

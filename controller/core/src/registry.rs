@@ -4,6 +4,7 @@
 
 pub mod endpoint;
 pub mod prefix;
+pub mod quarantine;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,6 +16,8 @@ use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
 use pnsbox_proto::message::JoinRefusal;
 use pnsbox_proto::time::UnixTime;
 use serde::{Deserialize, Serialize};
+
+use self::quarantine::{Quarantine, Subject};
 
 /// The network itself, made once by `init`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +152,8 @@ pub struct Registry {
     pub externals: BTreeMap<NodeName, External>,
     /// By the digest of the token.
     pub invitations: BTreeMap<Digest, Invitation>,
+    /// Who is shut out for now.
+    pub quarantined: BTreeMap<Subject, Quarantine>,
     /// By relay.
     pub channels: BTreeMap<NodeName, Channels>,
 }
@@ -171,6 +176,7 @@ impl Registry {
             nodes: BTreeMap::new(),
             externals: BTreeMap::new(),
             invitations: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
             channels: BTreeMap::new(),
         }
     }

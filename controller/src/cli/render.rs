@@ -59,6 +59,15 @@ pub(super) fn json(answer: &Answer) -> String {
             "pnsbox.diff/1",
             &json!({ "from": from, "to": to, "changes": changes }),
         ),
+        Answer::Quarantined {
+            subject,
+            released,
+            nodes,
+            touched,
+        } => object(
+            "pnsbox.quarantine/1",
+            &json!({ "subject": subject, "released": released, "nodes": nodes, "touched": touched }),
+        ),
         Answer::Status { fleet } => object("pnsbox.controller.status/1", fleet),
     }
 }
@@ -113,6 +122,27 @@ pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
             (format!("versions {from} and {to} say the same"), None)
         }
         Answer::Changes { changes, .. } => (changes.join("\n"), None),
+        Answer::Quarantined {
+            subject,
+            released,
+            nodes,
+            touched,
+        } => {
+            let verb = if *released {
+                "let in again"
+            } else {
+                "shut out"
+            };
+            let text = format!(
+                "{subject} is {verb}: {} of its nodes, {} views changed",
+                nodes.len(),
+                touched.len()
+            );
+            let next = "Boxes that are online drop it now, others when they hear from the controller. \
+                        To let it in again: pnsbox-controller release";
+            let next = format!("{next} {subject}");
+            (text, (!released).then_some(next))
+        }
         Answer::Status { fleet } => (fleet::screen(fleet), None),
     }
 }

@@ -81,6 +81,7 @@ pub(super) fn node_record(name: &str, number: u8) -> Record {
         prefixes: vec![lan(number)],
         held: Vec::new(),
         unreachable: Vec::new(),
+        quarantine: None,
     })
 }
 

@@ -131,6 +131,7 @@ pub(crate) fn node_record(name: &str, number: u8) -> Record {
         prefixes: vec![format!("10.{number}.1.0/24").parse().unwrap()],
         held: Vec::new(),
         unreachable: Vec::new(),
+        quarantine: None,
     })
 }
 

@@ -126,6 +126,12 @@ fn a_view_is_kept_once_the_controller_and_the_peers_are_heard() {
     assert!(agent.agent.status(agent.now).on_trial);
     echo(&mut agent, &[HUB_LINK]);
     assert_eq!(outcomes(&agent.outputs), [], "the other peer is silent");
+    agent.view(with_the_hub_at("203.0.113.77:51820", 2));
+    assert_eq!(
+        outcomes(&agent.outputs),
+        [],
+        "offered again, it is no better"
+    );
     echo(&mut agent, &[FAR_LINK]);
     let outputs = agent.take();
     assert_eq!(outcomes(&outputs), [(2, ViewOutcome::Applied)]);

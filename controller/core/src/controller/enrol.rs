@@ -84,6 +84,10 @@ impl Controller {
             TokenUse::Again(node) => return Ok((node, Vec::new())),
             TokenUse::Good(node) => node,
         };
+        if registry.quarantine_of(&name).is_some() {
+            let reason = format!("{name} is in quarantine; ask its operator");
+            return Err(JoinRefusal::Invalid { reason });
+        }
         if registry.externals.contains_key(&name) {
             // The clock went back: when the device came, the invitation had ended.
             let reason = format!("{name} is a plain WireGuard device now; ask for another anchor");

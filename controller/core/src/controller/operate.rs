@@ -78,6 +78,8 @@ impl Controller {
             Request::Version { number } => self.version(number),
             Request::Diff { from, to } => self.changes(from, to),
             Request::Rollback { to, dry_run } => self.bring_back(to, dry_run, by, now),
+            Request::Quarantine { subject, reason } => self.quarantine(subject, reason, by, now),
+            Request::Release { subject } => self.release(subject, by, now),
             Request::Status => {
                 let mut fleet = fleet::status(&self.image, &self.live, now.wall, self.serving);
                 fleet.warnings.extend(self.store_failure.clone());
@@ -167,6 +169,11 @@ impl Controller {
         if registry.nodes.contains_key(&name) {
             return Err(Refusal::because(format!(
                 "{name} has already joined; for another box of {agency} choose another name with --node, for example --node gw2"
+            )));
+        }
+        if registry.quarantine_of(&name).is_some() {
+            return Err(Refusal::because(format!(
+                "{agency} is in quarantine; let it in again first: pnsbox-controller release {agency}"
             )));
         }
         if registry.externals.contains_key(&name) {

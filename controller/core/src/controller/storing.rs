@@ -74,6 +74,8 @@ impl Controller {
             | Request::Invite { .. }
             | Request::ExternalAdd { .. }
             | Request::ExternalRemove { .. }
+            | Request::Quarantine { .. }
+            | Request::Release { .. }
             | Request::Apply { .. }
             | Request::Rollback { dry_run: false, .. } => {
                 Some(Refusal::because(format!("{reason}; nothing was changed")))

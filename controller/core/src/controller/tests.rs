@@ -3,6 +3,7 @@
 mod enrolment;
 mod external;
 mod policy;
+mod quarantine;
 mod sessions;
 mod trail;
 mod trouble;

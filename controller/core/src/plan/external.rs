@@ -87,7 +87,9 @@ impl Planner<'_> {
     /// The devices that dial this node.
     pub(super) fn externals(&self) -> impl Iterator<Item = ExternalRecord> {
         let externals = self.registry.externals.iter();
-        let mine = externals.filter(|(_, external)| external.gateway == *self.name);
+        let is_shut_out = self.registry.quarantine_of(self.name).is_some();
+        let mine =
+            externals.filter(move |(_, external)| external.gateway == *self.name && !is_shut_out);
         mine.map(|(device, external)| {
             let reach = reach(self.registry, self.policy, device, external);
             ExternalRecord {

@@ -20,25 +20,25 @@ pub(super) enum Way {
     None,
 }
 
-/// The relay of all pairs that need one: the first of the policy that has joined and is public.
+/// The relay of all pairs that need one: the first of the policy that has joined, is public and in no quarantine.
 pub(super) fn relay<'a>(registry: &Registry, policy: &'a Policy) -> Option<&'a NodeName> {
     policy.relays.iter().find(|name| {
-        registry
-            .nodes
-            .get(name)
-            .is_some_and(|node| node.public_endpoint.is_some())
+        let node = registry.nodes.get(name);
+        node.is_some_and(|node| node.public_endpoint.is_some())
+            && registry.quarantine_of(name).is_none()
     })
 }
 
-/// The nodes of the agencies that are linked with this node's agency.
+/// The nodes of the agencies that are linked with this node's agency. Who is in quarantine has nobody, and nobody has it.
 pub(super) fn linked(registry: &Registry, policy: &Policy, name: &NodeName) -> BTreeSet<NodeName> {
+    if registry.quarantine_of(name).is_some() {
+        return BTreeSet::new();
+    }
     let agencies: BTreeSet<_> = policy.linked_with(&name.agency()).collect();
-    registry
-        .nodes
-        .keys()
-        .filter(|other| agencies.contains(&other.agency()))
-        .cloned()
-        .collect()
+    let linked = |other: &&NodeName| {
+        agencies.contains(&other.agency()) && registry.quarantine_of(other).is_none()
+    };
+    registry.nodes.keys().filter(linked).cloned().collect()
 }
 
 /// How `node` reaches `other`.
@@ -56,7 +56,9 @@ pub(super) fn relayed_pairs(registry: &Registry, policy: &Policy) -> BTreeSet<[N
     let hidden: Vec<&NodeName> = registry
         .nodes
         .iter()
-        .filter(|(_, node)| node.public_endpoint.is_none())
+        .filter(|(name, node)| {
+            node.public_endpoint.is_none() && registry.quarantine_of(name).is_none()
+        })
         .map(|(name, _)| name)
         .collect();
     let mut pairs = BTreeSet::new();
