@@ -33,6 +33,9 @@ pub enum ToController {
         /// The audit trail as that manifest has it: a controller that does not have it has lost or changed its own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         audit: Option<AuditHead>,
+        /// Drawn at random when the agent starts: two that take turns are two boxes with one key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        run: Option<u64>,
     },
     /// Claims a place in the network with a token.
     Join(JoinRequest),
@@ -83,6 +86,8 @@ pub struct JoinRequest {
 pub enum ViewOutcome {
     /// In force and on disk.
     Applied,
+    /// In force, and yet to prove itself: whether it is kept is said later. A newer view need not wait for that.
+    OnTrial,
     /// Not in force; the view before still is.
     Refused {
         /// Why, for the operator.

@@ -7,6 +7,7 @@
 
 mod away;
 mod change;
+mod clone;
 mod crash;
 mod disk;
 mod drift;
@@ -166,6 +167,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back",
         watchdog::a_worker_that_hangs_ends_the_watchdog_and_a_restart_brings_the_view_back,
+    ),
+    (
+        "a_copy_of_a_box_is_named_within_half_a_minute",
+        clone::a_copy_of_a_box_is_named_within_half_a_minute,
     ),
     (
         "who_is_shut_out_is_dropped_by_everybody_within_five_seconds",

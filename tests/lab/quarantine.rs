@@ -11,7 +11,11 @@ const BOX: &str = "kota-malang.gw";
 const OTHERS: [&str; 3] = ["prov-jateng.gw", "kab-demak.gw", "pusat.gw"];
 
 pub(crate) fn who_is_shut_out_is_dropped_by_everybody_within_five_seconds(lab: &Lab) -> Result<()> {
-    ensure!(reaches(lab)?, "before");
+    lab.wait(
+        "both LANs to reach each other",
+        Duration::from_secs(10),
+        reaches,
+    )?;
     let reason = ["--reason", "its disk was stolen"];
     let command = ["pnsbox-controller", "quarantine", SHUT_OUT];
     lab.run(OPERATOR, &[&command[..], &reason].concat())?;

@@ -38,6 +38,7 @@ pub struct Agent {
     pub(crate) identity: Identity,
     pub(crate) software: String,
     link_port: u16,
+    run: u64,
     pub(crate) saved: Option<SavedState>,
     pub(crate) facts: HostFacts,
     pub(crate) control: Control,
@@ -64,6 +65,7 @@ impl Agent {
             identity: start.identity,
             software: start.software,
             link_port: start.link_port,
+            run: start.seed,
             facts: HostFacts::default(),
             control: Control::new(start.saved.as_ref().map(|_| now.monotonic)),
             force: Force::new(Settings {
@@ -184,6 +186,7 @@ impl Agent {
             software: self.software.clone(),
             view: newest.map(|view| view.id.digest),
             audit: newest.map(|view| view.audit),
+            run: Some(self.run),
         };
         self.say(hello);
     }

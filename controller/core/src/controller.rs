@@ -208,6 +208,7 @@ impl Controller {
                     software,
                     view,
                     audit,
+                    run,
                 },
                 false,
                 _,
@@ -217,6 +218,7 @@ impl Controller {
                     software,
                     view,
                     audit,
+                    run,
                 };
                 self.greet(id, greeting, now);
             }
@@ -375,6 +377,7 @@ impl Controller {
             software,
             view,
             audit,
+            run,
         } = greeting;
         if protocol != PROTOCOL_VERSION {
             let reason = format!("protocol {protocol} is not spoken here, only {PROTOCOL_VERSION}");
@@ -406,6 +409,11 @@ impl Controller {
         let witnessed = audit.map(|seen| self.image.audit.contains(seen, node.as_str()));
         let live = self.live.entry(node.clone()).or_default();
         live.software = Some(said::line(&software));
+        if let (Some(run), Some(observed)) = (run, live.observed)
+            && live.runs.came(run, observed, now.wall)
+        {
+            error!(%node, %observed, "one key is used by two boxes");
+        }
         live.audit = witnessed.and_then(Result::err);
         if let Some(broken) = &live.audit {
             error!(%node, %broken, "an agent has seen another audit trail than this controller has");
@@ -496,6 +504,7 @@ impl Controller {
                 self.image
                     .update_agent(node, |agent| agent.refused = Some(refused));
             }
+            ViewOutcome::OnTrial => session.tries(said.digest),
             ViewOutcome::Incomplete => {
                 if session.incomplete(said.digest) {
                     self.counters.views_incomplete += 1;
@@ -601,6 +610,7 @@ struct Greeting {
     software: String,
     view: Option<Digest>,
     audit: Option<AuditHead>,
+    run: Option<u64>,
 }
 
 /// What an agent says of a view.

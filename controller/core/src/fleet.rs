@@ -16,6 +16,7 @@ use crate::audit::Broken;
 use crate::image::{Image, Refused};
 use crate::plan::address;
 use crate::registry::{Node, prefix};
+use crate::runs::Runs;
 
 /// What is known of a node while the process lives.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +37,8 @@ pub struct Live {
     pub view_bytes_sent: u64,
     /// Records of its view that it could not read.
     pub quarantined: Vec<String>,
+    /// Which runs of its agent came, to tell a box from its copy.
+    pub runs: Runs,
     /// How the audit trail that it has seen differs from that of this controller, if it does.
     pub audit: Option<Broken>,
     /// A view of it that cannot be sent, and why.
@@ -151,7 +154,7 @@ pub fn status(
         .registry
         .nodes
         .iter()
-        .map(|(name, node)| node_status(image, name, node, live.get(name).unwrap_or(&nothing)))
+        .map(|joined| node_status(image, joined, live.get(joined.0).unwrap_or(&nothing), now))
         .collect();
     let invitations = image.registry.invitations.values();
     let waiting =
@@ -191,6 +194,7 @@ pub fn state(image: &Image, name: &NodeName, live: Option<&Live>) -> NodeState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
     AuditBroken,
+    Cloned,
     Quarantined,
     ViewRefused,
     Offline,
@@ -200,7 +204,12 @@ enum Urgency {
     Invited,
 }
 
-fn node_status(image: &Image, name: &NodeName, node: &Node, live: &Live) -> (Urgency, NodeStatus) {
+fn node_status(
+    image: &Image,
+    (name, node): (&NodeName, &Node),
+    live: &Live,
+    now: UnixTime,
+) -> (Urgency, NodeStatus) {
     let agent = image.agents.get(name).cloned().unwrap_or_default();
     let held = prefix::held(&image.registry, &image.policy, name, node);
     let state = state(image, name, Some(live));
@@ -236,6 +245,14 @@ fn node_status(image: &Image, name: &NodeName, node: &Node, live: &Live) -> (Urg
         node: name.clone(),
     };
     let mut findings = findings(&status, live);
+    if let Some(cloned) = live.runs.cloned(now) {
+        let [one, other] = cloned;
+        let text = format!(
+            "{name} runs in two places, at {one} and at {other}: its keys were copied. Stop one, \
+             or shut both out: pnsbox-controller quarantine {name} --reason cloned"
+        );
+        findings.insert(0, (Urgency::Cloned, text));
+    }
     if let Some(quarantine) = image.registry.quarantine_of(name) {
         let text = format!(
             "{name} is in quarantine since {}: {}",

@@ -13,7 +13,7 @@
 //! | How does that become a signed view, a delta? | [`view`] |
 //! | What would a policy change, and whom does it touch? | [`difference`] |
 //! | What has an agent, what is under way to it? | [`session`] |
-//! | How is the fleet? | [`fleet`] |
+//! | How is the fleet? Does a box run twice? | [`fleet`], `runs` |
 //! | Who did what, when and from where? Is that still what it was? | [`audit`] |
 //! | Which policies were in force before? | [`history`] |
 //! | What can an operator ask? | [`operator`] |
@@ -30,6 +30,7 @@ pub mod plan;
 pub mod policy;
 pub mod reader;
 pub mod registry;
+mod runs;
 pub mod session;
 pub mod store;
 pub mod view;

@@ -34,6 +34,8 @@ pub struct Session {
     pub refusals: u32,
     held: Option<Held>,
     under_way: Option<UnderWay>,
+    /// What it has in force and did not keep yet.
+    on_trial: Option<Held>,
     refused: Option<Held>,
 }
 
@@ -55,6 +57,7 @@ impl Session {
             refusals: 0,
             held: None,
             under_way: None,
+            on_trial: None,
             refused: None,
         }
     }
@@ -91,8 +94,7 @@ impl Session {
                 return None;
             }
         } else if self
-            .held
-            .as_ref()
+            .newest()
             .is_some_and(|held| held.digest == wanted.digest)
         {
             return None;
@@ -101,7 +103,22 @@ impl Session {
             view: wanted.as_held(),
             since: now,
         });
-        Some(wanted.delta(self.held.as_ref()))
+        Some(wanted.delta(self.newest()))
+    }
+
+    /// What a delta builds on.
+    fn newest(&self) -> Option<&Held> {
+        self.on_trial.as_ref().or(self.held.as_ref())
+    }
+
+    /// The agent has the view with `digest` in force, on trial.
+    pub fn tries(&mut self, digest: Digest) {
+        let arrived = self
+            .under_way
+            .take_if(|under_way| under_way.view.digest == digest);
+        if let Some(arrived) = arrived {
+            self.on_trial = Some(arrived.view);
+        }
     }
 
     /// The agent has applied the view with `digest`: the one under way, one that it refused before and tried again,
@@ -111,7 +128,8 @@ impl Session {
         let arrived = self
             .under_way
             .take_if(|under_way| is_it(&under_way.view))
-            .map(|under_way| under_way.view);
+            .map(|under_way| under_way.view)
+            .or_else(|| self.on_trial.take_if(|on_trial| is_it(on_trial)));
         if let Some(held) = arrived.or_else(|| self.refused.take_if(|refused| is_it(refused))) {
             self.held = Some(held);
             self.refused = None;
@@ -122,12 +140,18 @@ impl Session {
     /// The agent has refused the view with `digest`: it is not sent again in this session.
     /// Returns whether it was sent.
     pub fn refused(&mut self, digest: Digest) -> bool {
+        let is_it = |held: &mut Held| held.digest == digest;
         let under_way = self
             .under_way
-            .take_if(|under_way| under_way.view.digest == digest);
-        let mine = under_way.is_some();
-        if let Some(under_way) = under_way {
-            self.refused = Some(under_way.view);
+            .take_if(|under_way| under_way.view.digest == digest)
+            .map(|under_way| under_way.view);
+        // One on trial may have been so since the session before, which greeted with it.
+        let refused = under_way
+            .or_else(|| self.on_trial.take_if(is_it))
+            .or_else(|| self.held.take_if(is_it));
+        let mine = refused.is_some();
+        if mine {
+            self.refused = refused;
         }
         mine
     }

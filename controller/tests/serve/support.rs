@@ -241,6 +241,7 @@ pub(crate) async fn connect(to: SocketAddr, seed: u8, disk: &Disk) -> Agent {
             software,
             view: disk.digest,
             audit: None,
+            run: None,
         })
         .await;
     let ToAgent::Welcome {

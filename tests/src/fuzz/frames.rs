@@ -237,6 +237,7 @@ pub(super) fn to_controller() -> Vec<ToController> {
             software: "0.1.0".into(),
             view: Some(digest),
             audit: Some(AuditHead { entries: 9, digest }),
+            run: Some(u64::MAX),
         },
         ToController::Join(pnsbox_proto::message::JoinRequest {
             token: anchor.token,
@@ -254,6 +255,7 @@ pub(super) fn to_controller() -> Vec<ToController> {
         },
         ToController::Check { view: digest },
         outcome(ViewOutcome::Applied),
+        outcome(ViewOutcome::OnTrial),
         outcome(ViewOutcome::RolledBack {
             reason: "no".into(),
         }),

@@ -37,6 +37,7 @@ impl Agent {
             return;
         };
         self.trial = Some(Trial::begin(view, before, &up, sent_by, now.monotonic));
+        self.acknowledge();
         self.tick_trial(now);
     }
 

@@ -187,15 +187,19 @@ impl Agent {
         self.acknowledge();
     }
 
-    /// Says that the view in force is in force, unless it has yet to prove itself.
+    /// Says that the view in force is in force, and whether it is kept.
     pub(super) fn acknowledge(&mut self) {
-        let Some(view) = self.force.view().filter(|_| self.trial.is_none()) else {
+        let Some(view) = self.force.view() else {
             return;
+        };
+        let outcome = match self.trial {
+            Some(_) => ViewOutcome::OnTrial,
+            None => ViewOutcome::Applied,
         };
         let message = ToController::ViewOutcome {
             version: view.id.version,
             digest: view.id.digest,
-            outcome: ViewOutcome::Applied,
+            outcome,
             quarantined: view.quarantined.clone(),
         };
         self.say(message);

@@ -32,6 +32,7 @@ fn outcomes(agent: &mut Driven) -> Vec<(u64, ViewOutcome)> {
         } => Some((version, outcome)),
         _ => None,
     })
+    .filter(|(_, outcome)| *outcome != ViewOutcome::OnTrial)
     .collect()
 }
 

@@ -83,7 +83,22 @@ fn outcomes(outputs: &[Output]) -> Vec<(u64, ViewOutcome)> {
         } => Some((*version, outcome.clone())),
         _ => None,
     })
+    .filter(|(_, outcome)| *outcome != ViewOutcome::OnTrial)
     .collect()
+}
+
+fn is_told_of_the_trial(outputs: &[Output]) -> bool {
+    outputs.iter().any(|output| match output {
+        Output::SendControl(message) => matches!(
+            **message,
+            ToController::ViewOutcome {
+                version: 2,
+                outcome: ViewOutcome::OnTrial,
+                ..
+            }
+        ),
+        _ => false,
+    })
 }
 
 fn applied(outputs: &[Output]) -> Option<HostConfig> {
@@ -124,6 +139,7 @@ fn a_view_is_kept_once_the_controller_and_the_peers_are_heard() {
     agent.host_agrees();
     assert!(kept(&agent.outputs).is_none(), "nobody answered yet");
     assert!(agent.agent.status(agent.now).on_trial);
+    assert!(is_told_of_the_trial(&agent.outputs));
     echo(&mut agent, &[HUB_LINK]);
     assert_eq!(outcomes(&agent.outputs), [], "the other peer is silent");
     agent.view(with_the_hub_at("203.0.113.77:51820", 2));

@@ -22,7 +22,9 @@ fn applied(agent: &mut Driven) -> Option<HostConfig> {
 fn outcome(agent: &mut Driven) -> ViewOutcome {
     let said = agent.said();
     let outcome = said.into_iter().find_map(|message| match message {
-        ToController::ViewOutcome { outcome, .. } => Some(outcome),
+        ToController::ViewOutcome { outcome, .. } if outcome != ViewOutcome::OnTrial => {
+            Some(outcome)
+        }
         _ => None,
     });
     outcome.expect("every view is answered")

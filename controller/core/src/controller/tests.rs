@@ -44,6 +44,8 @@ struct World {
 /// One box: its keys, its session, and the texts of the records it holds.
 struct Box_ {
     seed: u8,
+    /// Of its agent.
+    run: u64,
     session: SessionId,
     manifest: Option<Manifest>,
     digest: Option<Digest>,
@@ -226,6 +228,7 @@ impl World {
             software: "0.1.0".to_owned(),
             view: member.digest,
             audit: member.manifest.as_ref().map(|manifest| manifest.audit),
+            run: Some(member.run),
         };
         self.say(member, hello);
     }
@@ -334,6 +337,7 @@ impl Box_ {
     fn new(seed: u8) -> Self {
         Self {
             seed,
+            run: seed.into(),
             session: 0,
             manifest: None,
             digest: None,

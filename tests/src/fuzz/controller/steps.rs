@@ -98,6 +98,7 @@ impl World {
                 software,
                 view,
                 audit: view.map(|digest| AuditHead { entries: 3, digest }),
+                run: view.map(|digest| digest.0[0].into()),
             },
             self.now(),
         );
@@ -149,7 +150,9 @@ impl World {
             _ => Digest([byte(bytes); 32]),
         };
         let outcome = match below(bytes, 4) {
-            0 | 1 => ViewOutcome::Applied,
+            0 => ViewOutcome::Applied,
+            1 if byte(bytes) & 1 == 0 => ViewOutcome::Applied,
+            1 => ViewOutcome::OnTrial,
             2 => match words(bytes) {
                 reason if reason.len() % 2 == 0 => ViewOutcome::Refused { reason },
                 reason => ViewOutcome::RolledBack { reason },
@@ -161,13 +164,15 @@ impl World {
             .held
             .as_ref()
             .map(|view| view.id.digest);
-        open.lied |= matches!(outcome, ViewOutcome::Applied) && held != Some(digest);
+        let has = matches!(outcome, ViewOutcome::Applied | ViewOutcome::OnTrial);
+        open.lied |= has && held != Some(digest);
         // One that refuses keeps the view for another attempt, and the next delta builds on the one before it.
         let refuses = matches!(
             outcome,
             ViewOutcome::Refused { .. } | ViewOutcome::RolledBack { .. }
         );
         open.owes &= refuses || offered != Some(digest);
+        open.owes |= refuses;
         let message = ToController::ViewOutcome {
             version: byte(bytes).into(),
             digest,

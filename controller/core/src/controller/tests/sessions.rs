@@ -66,6 +66,7 @@ fn what_a_box_says_of_its_software_cannot_drive_a_terminal() {
         software: "0.1\u{1b}[2J".to_owned(),
         view: None,
         audit: None,
+        run: None,
     };
     world.controller.handle_message(session, hello, world.now());
     world.settle();
@@ -328,4 +329,82 @@ fn a_box_announces_services_of_its_own_only() {
     let announced = world.node_status("kab-demak/gw1").announced;
     assert_eq!(announced.len(), 1);
     assert_eq!(announced[0].name.as_str(), "kab-demak/db");
+}
+
+#[test]
+fn a_copy_of_a_box_is_named_with_both_places_and_a_restart_is_none() {
+    let (mut world, mut first, _second) = pair();
+    let told = |world: &mut World| world.node_status("kab-demak/gw1").attention;
+    for run in [11, 12] {
+        first.run = run;
+        world.connect(&mut first);
+        assert_eq!(told(&mut world), Vec::<String>::new(), "restarted");
+    }
+    let mut copy = Box_::new(1);
+    copy.run = 99;
+    world.connect(&mut copy);
+    world.pass(Duration::from_secs(2));
+    world.connect(&mut first);
+    let attention = told(&mut world);
+    assert!(
+        attention[0].starts_with("kab-demak/gw1 runs in two places, at 198.51.100.7:40000 and at"),
+        "{attention:?}"
+    );
+    assert_eq!(world.status().nodes[0].node, node("kab-demak/gw1"));
+    world.pass(Duration::from_secs(599));
+    assert!(told(&mut world)[0].contains("two places"));
+    world.pass(Duration::from_secs(2));
+    assert!(
+        !told(&mut world)
+            .iter()
+            .any(|text| text.contains("two places"))
+    );
+}
+
+#[test]
+fn a_view_on_trial_holds_no_newer_one_up_and_the_next_builds_on_it() {
+    let (mut world, mut first, _second) = pair();
+    let says = |member: &Box_, outcome: ViewOutcome| ToController::ViewOutcome {
+        version: member.version(),
+        digest: member.digest.unwrap(),
+        outcome,
+        quarantined: vec![],
+    };
+    let with =
+        |port: &str| json!({ "link": [link("kab-demak", &["icmp"], "prov-jateng", &[port])] });
+    let next = |world: &mut World, first: &mut Box_| {
+        let messages = world.received(first);
+        let [ToAgent::View(view)] = &messages[..] else {
+            panic!("{messages:?}")
+        };
+        first.apply(view)
+    };
+    let kept = first.version();
+    world.apply(with("tcp/80"));
+    assert_eq!(next(&mut world, &mut first), ["link prov-jateng"]);
+    world.say(&first, says(&first, ViewOutcome::OnTrial));
+    assert_eq!(world.received(&first), [], "it has it");
+    let held = |world: &World| {
+        let agents = &world.controller.image.agents;
+        agents[&node("kab-demak/gw1")].held.clone().unwrap().version
+    };
+    assert_eq!(held(&world), kept, "what it keeps is another matter");
+    world.apply(with("tcp/81"));
+    assert_eq!(next(&mut world, &mut first), ["link prov-jateng"]);
+    world.say(&first, says(&first, ViewOutcome::OnTrial));
+    let reason = "nothing was heard".to_owned();
+    world.say(&first, says(&first, ViewOutcome::RolledBack { reason }));
+    assert_eq!(held(&world), kept);
+    let status = world.node_status("kab-demak/gw1");
+    assert!(
+        status.attention[0].contains("nothing was heard"),
+        "{status:?}"
+    );
+
+    // Known from its greeting only: a session that came during the trial hears of its end as well.
+    world.connect(&mut first);
+    assert_eq!(world.received(&first).len(), 1, "the welcome");
+    let reason = "again".to_owned();
+    world.say(&first, says(&first, ViewOutcome::RolledBack { reason }));
+    assert!(world.node_status("kab-demak/gw1").attention[0].contains("again"));
 }
