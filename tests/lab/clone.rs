@@ -33,7 +33,10 @@ pub(crate) fn a_copy_of_a_box_is_named_within_half_a_minute(lab: &Lab) -> Result
     println!("    named after {:.1} s", took.as_secs_f64());
     let status = lab.run(OPERATOR, &["pnsbox-controller", "status"])?;
     ensure!(
-        status.contains("203.0.113.60:") && status.contains("quarantine kab-demak/gw1"),
+        status.contains("at 203.0.113.40:")
+            // The laptop's two uplinks.
+            && (status.contains("at 203.0.113.60:") || status.contains("at 203.0.113.61:"))
+            && status.contains("quarantine kab-demak/gw1"),
         "{status}"
     );
     drop(copy);
