@@ -14,6 +14,9 @@ use crate::view::View;
 
 /// How long a view has to prove itself. Going back takes a moment, so the box is as it was within a minute.
 const TRIAL: Duration = Duration::from_secs(45);
+/// How long a view has that was replaced before it could prove itself, when its successor failed: together they stay
+/// within a minute.
+const SECOND_CHANCE: Duration = Duration::from_secs(10);
 /// Who is waited for is probed this often.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -22,9 +25,12 @@ const PROBE: Duration = Duration::from_secs(1);
 pub(crate) struct Trial {
     /// What to go back to.
     before: View,
+    /// The trial of `before`, if that has not proved itself either.
+    under: Option<Box<Trial>>,
     /// The certificate of the controller that sent the one on trial.
     sent_by: Envelope,
     began: Duration,
+    lasts: Duration,
     ask_at: Duration,
     controller_answered: bool,
     /// Peers whose link was up and whose record is another now: each must be heard.
@@ -85,13 +91,43 @@ impl Trial {
         }
         Self {
             before,
+            under: None,
             sent_by,
             began: now,
+            lasts: TRIAL,
             ask_at: now,
             controller_answered: false,
             changed,
             same,
         }
+    }
+
+    /// This one is replaced, before it is decided, by `next` in place of its view `current`.
+    /// If it had little time, `current` is what `next` goes back to, and is tried again then.
+    pub(crate) fn replaced_by(
+        mut self,
+        next: &View,
+        current: View,
+        mut up: BTreeSet<NodeName>,
+        sent_by: Envelope,
+        now: Duration,
+    ) -> Self {
+        // Whoever this one lost is waited for again.
+        up.extend(self.silent().cloned());
+        if let Some(under) = self.under.take() {
+            self.before = under.before;
+        }
+        if now.saturating_sub(self.began) >= SECOND_CHANCE {
+            return Self::begin(next, self.before, &up, sent_by, now);
+        }
+        let mut begun = Self::begin(next, current, &up, sent_by, now);
+        for node in &self.changed.silent {
+            if begun.same.silent.remove(node) {
+                begun.changed.silent.insert(node.clone());
+            }
+        }
+        begun.under = Some(Box::new(self));
+        begun
     }
 
     /// The controller answered what it was asked since.
@@ -128,7 +164,7 @@ impl Trial {
         if self.controller_answered && self.changed.silent.is_empty() && enough {
             return Verdict::Holds;
         }
-        if now < self.began + TRIAL {
+        if now < self.began + self.lasts {
             return Verdict::Waits;
         }
         let controller = (!self.controller_answered).then(|| "the controller".to_owned());
@@ -138,14 +174,20 @@ impl Trial {
         let missed: Vec<String> = controller.into_iter().chain(changed).chain(same).collect();
         Verdict::Fails(format!(
             "taken back after {} s, in which nothing was heard from {}",
-            TRIAL.as_secs(),
+            self.lasts.as_secs(),
             missed.join(", ")
         ))
     }
 
-    /// What to go back to.
-    pub(crate) fn into_before(self) -> View {
-        self.before
+    /// What to go back to, and the trial that it is on then.
+    pub(crate) fn into_before(self, now: Duration) -> (View, Option<Self>) {
+        let again = self.under.map(|under| Self {
+            began: now,
+            lasts: SECOND_CHANCE,
+            ask_at: now,
+            ..*under
+        });
+        (self.before, again)
     }
 
     /// What to keep the view with.

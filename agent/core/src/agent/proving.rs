@@ -22,21 +22,17 @@ impl Agent {
         &mut self,
         sent_by: Envelope,
         before: View,
-        mut up: BTreeSet<NodeName>,
+        up: BTreeSet<NodeName>,
         now: Now,
     ) {
-        let before = match self.trial.take() {
-            // The one that it replaces did not prove itself yet, so it is no place to go back to.
-            Some(trial) => {
-                up.extend(trial.silent().cloned());
-                trial.into_before()
-            }
-            None => before,
-        };
         let Some(view) = self.force.view() else {
             return;
         };
-        self.trial = Some(Trial::begin(view, before, &up, sent_by, now.monotonic));
+        let since = now.monotonic;
+        self.trial = Some(match self.trial.take() {
+            Some(trial) => trial.replaced_by(view, before, up, sent_by, since),
+            None => Trial::begin(view, before, &up, sent_by, since),
+        });
         self.acknowledge();
         self.tick_trial(now);
     }
@@ -85,18 +81,23 @@ impl Agent {
                 info!("the view has proved itself");
                 self.keep(trial.into_certificate());
             }
-            Verdict::Fails(reason) => self.take_back(trial.into_before(), reason, now),
+            Verdict::Fails(reason) => self.take_back(trial, reason, now),
         }
     }
 
-    fn take_back(&mut self, before: View, reason: String, now: Now) {
+    fn take_back(&mut self, trial: Trial, reason: String, now: Now) {
         let Some(id) = self.force.view().map(|view| view.id) else {
             return;
         };
         warn!(version = id.version, %reason, "the view before comes back");
         self.tally.views_refused += 1;
-        self.taken_back = Some(TakenBack { id, reason });
+        let (before, again) = trial.into_before(now.monotonic);
+        // The newest of them is what the controller waits to hear of.
+        if !(self.taken_back.as_ref()).is_some_and(|back| back.id.version > id.version) {
+            self.taken_back = Some(TakenBack { id, reason });
+        }
         self.say_taken_back();
+        self.trial = again;
         let (mut out, sent_by) = (Vec::new(), None);
         let candidate = Candidate {
             view: before,

@@ -182,7 +182,8 @@ impl Agent {
             certificate,
             view: view.signed.clone(),
         });
-        self.taken_back = None;
+        let version = view.id.version;
+        self.taken_back.take_if(|back| back.id.version < version);
         self.save();
         self.acknowledge();
     }

@@ -267,6 +267,70 @@ fn a_newer_view_on_trial_goes_back_to_the_last_one_that_held() {
     assert_eq!(agent.agent.status(agent.now).view_applied, 1);
 }
 
+/// The far peer joins with version 2, and 3 comes before the controller has answered; both say where the hub is.
+fn far_came_and_is_lost_at_once() -> Driven {
+    let mut agent = Driven::online(Vec::new());
+    let without_far: Vec<Record> = records()
+        .into_iter()
+        .filter(|record| !record.id().contains("kota-malang"))
+        .collect();
+    let first = view_of(ME, 1, &texts(&without_far), &secret(2), |_| true);
+    agent.view(first);
+    agent.host_agrees();
+    agent.link(HUB, 33, HUB_LINK);
+    agent.is_heard = false;
+    agent.view(whole(2));
+    agent.host_agrees();
+    agent.link(FAR, 55, FAR_LINK);
+    agent.pass(Duration::from_secs(1));
+    agent.view(with_the_hub_at("203.0.113.78:51820", 3));
+    agent.host_agrees();
+    agent.is_heard = true;
+    agent.take();
+    agent
+}
+
+#[test]
+fn a_view_that_had_no_time_to_prove_itself_is_gone_back_to_and_tried_again() {
+    let mut agent = far_came_and_is_lost_at_once();
+    let (reason, host) = fails(&mut agent, &[]);
+    assert!(reason.contains("after 45 s"), "{reason}");
+    assert!(reason.contains(FAR) && reason.contains(HUB), "{reason}");
+    assert_eq!(host.tunnels.len(), 2, "the far peer is still one");
+    let status = agent.agent.status(agent.now);
+    assert_eq!((status.view_applied, status.on_trial), (2, true));
+    let dialled_anew = 3;
+    agent.link(HUB, 33, dialled_anew);
+    agent.take();
+    agent.pass(Duration::from_secs(1));
+    echo(&mut agent, &[dialled_anew]);
+    let outputs = agent.take();
+    assert_eq!(outcomes(&outputs), [(2, ViewOutcome::Applied)]);
+    assert!(kept(&outputs).is_some());
+    // What was taken back stays so, though an older one was kept since.
+    agent.view(with_the_hub_at("203.0.113.78:51820", 3));
+    assert!(matches!(
+        &outcomes(&agent.take())[..],
+        [(3, ViewOutcome::RolledBack { .. })]
+    ));
+}
+
+#[test]
+fn of_two_that_fail_in_a_row_neither_stays_for_a_minute() {
+    let mut agent = far_came_and_is_lost_at_once();
+    let begun = agent.now.monotonic;
+    agent.is_heard = false;
+    let (_, host) = fails(&mut agent, &[]);
+    assert_eq!(host.tunnels.len(), 2);
+    while agent.agent.status(agent.now).view_applied == 2 {
+        agent.host_agrees();
+        agent.pass(Duration::from_millis(250));
+    }
+    assert_eq!(agent.agent.status(agent.now).view_applied, 1);
+    let took = agent.now.monotonic - begun;
+    assert!(took < Duration::from_secs(60), "{took:?}");
+}
+
 #[test]
 fn a_newer_view_that_the_host_refuses_does_not_end_the_trial() {
     let mut agent = linked();
