@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use pnsbox_agent_core::agency::{AgencyAnswer, AgencyCommand};
 use pnsbox_agent_core::event::Joined;
 use pnsbox_agent_core::snapshot::{ServiceStatus, StatusSnapshot};
 use pnsbox_proto::id::NodeName;
@@ -38,7 +39,7 @@ pub enum Request {
     /// Join a network; answered by [`Joined`].
     Join {
         /// The anchor as given.
-        anchor: AnchorText,
+        anchor: SecretText,
         /// Prefixes to claim; absent means those found on the box.
         lan: Option<Vec<IpNet>>,
         /// Where others reach the WireGuard port: at most one address of each version of IP.
@@ -49,29 +50,50 @@ pub enum Request {
         /// The peer.
         node: NodeName,
     },
+    /// Something about what the agency signs; answered by [`AgencyAnswer`].
+    Agency(AgencyCommand),
+    /// Something about the agency's key; answered by [`AgencyAnswer`], or by its backup as [`SecretText`].
+    AgencyKey(KeyCommand),
 }
 
-/// An anchor as somebody typed it: a secret until it is used, so it is not printed.
+/// What to do with the agency's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "key", rename_all = "snake_case")]
+pub enum KeyCommand {
+    /// Say it, as one line.
+    Backup,
+    /// Take over this line.
+    Restore {
+        /// As it was said.
+        line: SecretText,
+    },
+    /// Put a new one in its place.
+    Rotate,
+    /// Make another, that the operator can put in its place under the root.
+    New,
+}
+
+/// An anchor or a key as somebody typed it: a secret, so it is not printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct AnchorText(String);
+pub struct SecretText(String);
 
-impl AnchorText {
+impl SecretText {
     /// The text.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-impl From<String> for AnchorText {
+impl From<String> for SecretText {
     fn from(text: String) -> Self {
         Self(text)
     }
 }
 
-impl fmt::Debug for AnchorText {
+impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AnchorText(…)")
+        f.write_str("SecretText(…)")
     }
 }
 
@@ -83,6 +105,16 @@ pub enum Answer<T> {
     Ok(T),
     /// Why not, for people.
     Error(String),
+}
+
+/// An answer about the agency's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyAnswer {
+    /// What was done.
+    Done(AgencyAnswer),
+    /// The key itself.
+    Backup(SecretText),
 }
 
 /// One echo.
@@ -102,7 +134,7 @@ pub enum Question {
     /// [`Request::Join`].
     Join {
         /// The anchor as given.
-        anchor: AnchorText,
+        anchor: SecretText,
         /// Prefixes to claim; absent means those found on the box.
         lan: Option<Vec<IpNet>>,
         /// Where others reach the WireGuard port: at most one address of each version of IP.
@@ -116,6 +148,20 @@ pub enum Question {
         node: NodeName,
         /// Answer.
         answer: oneshot::Sender<Result<Pong, String>>,
+    },
+    /// [`Request::Agency`].
+    Agency {
+        /// What.
+        command: AgencyCommand,
+        /// Answer.
+        answer: oneshot::Sender<Result<AgencyAnswer, String>>,
+    },
+    /// [`Request::AgencyKey`], but for its backup.
+    AgencyKey {
+        /// What.
+        command: KeyCommand,
+        /// Answer.
+        answer: oneshot::Sender<Result<KeyAnswer, String>>,
     },
     /// The text of `/metrics`.
     Metrics(oneshot::Sender<String>),
@@ -174,6 +220,14 @@ async fn answer(request: Request, events: &mpsc::Sender<Event>) -> Vec<u8> {
             };
             to_json(&flatten(ask(events, question).await))
         }
+        Request::Agency(command) => {
+            let question = |answer| Question::Agency { command, answer };
+            to_json(&flatten(ask(events, question).await))
+        }
+        Request::AgencyKey(command) => {
+            let question = |answer| Question::AgencyKey { command, answer };
+            to_json(&flatten(ask(events, question).await))
+        }
         Request::Ping { node } => to_json(&flatten(
             ask(events, |answer| Question::Ping { node, answer }).await,
         )),
@@ -230,8 +284,8 @@ pub enum AskError {
     #[error("{0}")]
     Refused(String),
     /// There was nothing to ask with.
-    #[error("no anchor could be read from standard input: {0}")]
-    NoAnchor(std::io::Error),
+    #[error("nothing could be read from standard input: {0}")]
+    NoInput(std::io::Error),
 }
 
 /// Asks a running agent, from a program without a runtime.

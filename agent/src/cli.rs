@@ -1,5 +1,6 @@
 //! The `pnsbox` command: asks the running agent and prints. It changes nothing itself.
 
+mod agency;
 pub mod exit;
 mod render;
 
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 use pnsbox_program::generate;
 
-use crate::admin::{AnchorText, AskError, Pong, Request, ask_agent};
+use crate::admin::{AskError, Pong, Request, SecretText, ask_agent};
 use crate::config::Config;
 
 /// The box's place in the network: join it, see it, measure it.
@@ -41,7 +42,7 @@ enum Command {
     Join {
         /// The one line that begins with 'pns1.'; '-' reads it from standard input, so that it stands in no list
         /// of processes and no history.
-        anchor: AnchorText,
+        anchor: SecretText,
         /// A LAN prefix of this box that the network shall route; may be repeated. Without it, the private
         /// networks found on interfaces that are no uplink.
         #[arg(long = "lan", value_name = "PREFIX", conflicts_with = "no_lan")]
@@ -68,6 +69,15 @@ enum Command {
         #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
     },
+    /// Links with other agencies: list, grant and revoke this agency's consent.
+    #[command(subcommand)]
+    Consent(agency::ConsentCommand),
+    /// Boxes and devices of this agency: list, approve and revoke.
+    #[command(subcommand)]
+    Node(agency::NodeCommand),
+    /// The key with which this agency signs: show, back up, move, rotate.
+    #[command(subcommand)]
+    Agency(agency::AgencySubcommand),
     /// Judge the agent's configuration; prints every mistake.
     Check {
         /// Configuration; its drop-ins are in agent.d beside it.
@@ -127,6 +137,9 @@ pub fn main() -> ExitCode {
                 render,
             )
         }
+        Command::Consent(command) => agency::consent(&args.socket, args.json, command),
+        Command::Node(command) => agency::node(&args.socket, args.json, command),
+        Command::Agency(command) => agency::agency(&args.socket, args.json, command),
         Command::Ping { node, count } => return ping(&args.socket, args.json, &node, count),
         Command::Check { config } => return check(&config, args.json),
         Command::Completion { shell } => {
@@ -152,20 +165,20 @@ fn exit_code(error: &AskError) -> u8 {
         }
         AskError::NotRunning { .. } | AskError::Silent(_) => exit::UNAVAILABLE,
         AskError::Unreadable(_) => exit::PROTOCOL,
-        AskError::Refused(_) | AskError::NoAnchor(_) => exit::DATA,
+        AskError::Refused(_) | AskError::NoInput(_) => exit::DATA,
     }
 }
 
 fn join(
     socket: &Path,
     as_json: bool,
-    anchor: AnchorText,
+    anchor: SecretText,
     lan: Option<Vec<IpNet>>,
     public: Vec<SocketAddr>,
 ) -> Result<String, AskError> {
     let anchor = match anchor.expose() {
         "-" => std::io::read_to_string(std::io::stdin())
-            .map_err(AskError::NoAnchor)?
+            .map_err(AskError::NoInput)?
             .into(),
         _ => anchor,
     };

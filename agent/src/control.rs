@@ -75,7 +75,7 @@ impl Control {
                 events
                     .send(Event::Control {
                         session: number,
-                        input: Input::ControlDown { reason },
+                        input: Box::new(Input::ControlDown { reason }),
                     })
                     .await,
             );
@@ -101,9 +101,9 @@ impl Control {
             debug!("the controller session does not drain, giving it up");
             session.task.abort();
             let number = session.number;
-            let input = Input::ControlDown {
+            let input = Box::new(Input::ControlDown {
                 reason: "the session hangs".into(),
-            };
+            });
             drop(self.events.try_send(Event::Control {
                 session: number,
                 input,
@@ -192,7 +192,7 @@ async fn carry(
     let mut receiver = FramedReceiver::<ToAgent>::new(receive);
     let event = |input| Event::Control {
         session: number,
-        input,
+        input: Box::new(input),
     };
     events.send(event(Input::ControlUp { key })).await?;
     let incoming = async {

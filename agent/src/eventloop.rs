@@ -29,6 +29,7 @@ use crate::links::{Links, NewLink};
 use crate::metrics::ShellTally;
 use crate::{store, systemd};
 
+mod agency;
 mod upkeep;
 
 /// Something for the event loop. The channel holds 1,024: a burst of every peer of a large hub at once.
@@ -41,7 +42,7 @@ pub enum Event {
         /// The session's number.
         session: u64,
         /// What happened in it.
-        input: Input,
+        input: Box<Input>,
     },
     /// A connection with a peer's key stands.
     NewLink(Box<NewLink>),
@@ -201,10 +202,10 @@ impl EventLoop {
                 input => self.handle(input),
             },
             Event::Control { session, input } if self.control.is_current(session) => {
-                if let Input::ControlDown { .. } = input {
+                if let Input::ControlDown { .. } = *input {
                     self.control.close();
                 }
-                self.handle(input);
+                self.handle(*input);
             }
             Event::Control { .. } => {}
             Event::NewLink(new) => {
@@ -236,6 +237,10 @@ impl EventLoop {
             Question::Services(answer) => drop(answer.send(self.agent.services(now))),
             Question::Metrics(answer) => drop(answer.send(self.metrics_text().await)),
             Question::Tunnels(answer) => drop(answer.send(self.host.device())),
+            Question::Agency { command, answer } => drop(answer.send(self.agency(command).await)),
+            Question::AgencyKey { command, answer } => {
+                drop(answer.send(self.agency_key(command).await));
+            }
             Question::Ping { node, answer } => self.ping(&node, answer),
             Question::Join {
                 anchor,

@@ -1,7 +1,9 @@
-//! This node's two private keys: made on the box, kept on the box, never overwritten.
+//! This node's private keys, its own two and its agency's: made on the box, kept on the box, never overwritten.
 //!
 //! A key file that cannot be read is an error, never a reason to make a new one:
 //! a new identity key would be a stranger to the network.
+
+pub mod agency;
 
 use std::fmt;
 use std::fs::File;
@@ -26,6 +28,8 @@ pub struct NodeKeys {
     pub identity: SigningKey,
     /// Of the tunnels.
     pub wireguard: WireguardSecret,
+    /// With which it can sign for its agency, newest last.
+    pub agency: Vec<SigningKey>,
 }
 
 /// A WireGuard private key. Never printed; wiped from memory when dropped.
@@ -92,6 +96,7 @@ pub fn load_or_create(state_dir: &Path) -> Result<NodeKeys, KeysError> {
     Ok(NodeKeys {
         identity,
         wireguard,
+        agency: agency::load_or_create(state_dir)?,
     })
 }
 
@@ -161,12 +166,17 @@ fn read_or_make(path: &Path, joined: bool) -> Result<Secret, KeysError> {
     })
 }
 
-fn make(path: &Path) -> Result<Secret, KeysError> {
+fn random(path: &Path) -> Result<Secret, KeysError> {
     let mut bytes = Secret::default();
     getrandom::fill(&mut *bytes).map_err(|e| KeysError::NoEntropy {
         path: path.to_owned(),
         reason: e.to_string(),
     })?;
+    Ok(bytes)
+}
+
+fn make(path: &Path) -> Result<Secret, KeysError> {
+    let bytes = random(path)?;
     write_new(path, &bytes).map_err(|source| file_error(path, "made", source))?;
     info!(path = %path.display(), "made a private key");
     Ok(bytes)
@@ -244,7 +254,7 @@ mod tests {
         }
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),
-            2,
+            3,
             "no temporary file stays"
         );
         assert_ne!(first.identity.to_bytes(), *first.wireguard.expose());

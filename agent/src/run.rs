@@ -65,6 +65,7 @@ fn start(config: &Config, keys: &NodeKeys) -> anyhow::Result<Start> {
             identity: IdentityKey(keys.identity.verifying_key().to_bytes()),
             wireguard: WireguardKey(keys.wireguard.public_key()),
         },
+        agency_keys: keys.agency.clone(),
         saved: store::load(&config.state_dir)?,
         services: config
             .services

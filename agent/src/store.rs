@@ -248,6 +248,8 @@ mod tests {
             root: IdentityKey([seed; 32]),
             controllers: vec!["203.0.113.10:443".parse().unwrap()],
             view: None,
+            prefixes: Vec::new(),
+            trust: Default::default(),
             endpoints: std::collections::BTreeMap::new(),
         }
     }

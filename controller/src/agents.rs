@@ -14,7 +14,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ed25519_dalek::SigningKey;
 use pnsbox_proto::CONTROL_ALPN;
-use pnsbox_proto::frame::MAX_FRAME_BYTES;
 use pnsbox_proto::message::{ToAgent, ToController};
 use pnsbox_transport::limits::{self, KeepAlive};
 use pnsbox_transport::{AnyKey, FramedReceiver, FramedSender, peer_key, server_config};
@@ -34,6 +33,9 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a stranger may have under way each way, in bytes: `hello` and `join` are far shorter.
 const STRANGER_WINDOW: u32 = 64 << 10;
+
+/// Longest message of a box that has joined: a report of 2,000 peers, or the consents of one agency with all others.
+const NODE_FRAME_BYTES: usize = 1 << 20;
 
 /// Longest message of a stranger, in bytes: a `join` with 64 prefixes takes 4 KiB.
 const STRANGER_FRAME_BYTES: usize = 16 << 10;
@@ -223,7 +225,7 @@ async fn read(
 ) {
     let longest = || {
         if known.load(Ordering::Acquire) {
-            MAX_FRAME_BYTES
+            NODE_FRAME_BYTES
         } else {
             STRANGER_FRAME_BYTES
         }

@@ -7,6 +7,7 @@ mod external;
 mod fleet;
 mod init;
 mod render;
+mod root;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ enum Command {
     /// Register and list agencies.
     #[command(subcommand)]
     Agency(AgencyCommand),
+    /// Renew the right to admit new agencies, under the root.
+    #[command(subcommand)]
+    Admission(root::AdmissionCommand),
     /// Print an anchor: the one line with which a new box joins.
     Invite(InviteArgs),
     /// Admit, list and remove plain WireGuard devices: a laptop, an old router.
@@ -151,8 +155,10 @@ enum AgencyCommand {
         #[arg(long, value_name = "CODE")]
         region: Option<String>,
     },
-    /// List agencies.
+    /// List agencies, their keys and with whom they consent to a link.
     List,
+    /// Put another key in the place of one that an agency lost, under the root.
+    ReplaceKey(root::ReplaceKeyArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -193,6 +199,12 @@ pub fn run(args: Args) -> ExitCode {
             None,
         )),
         Command::Agency(AgencyCommand::List) => Ok((Request::AgencyList, None)),
+        Command::Agency(AgencyCommand::ReplaceKey(args)) => {
+            root::replacement(&config, &args).map(|request| (request, None))
+        }
+        Command::Admission(command) => {
+            root::renewal(&config, &command).map(|request| (request, None))
+        }
         Command::Invite(InviteArgs {
             agency,
             node,

@@ -8,12 +8,16 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use ed25519_dalek::SigningKey;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use pnsbox_controller_core::controller::Keys;
 use zeroize::Zeroizing;
 
 use crate::failpoint;
 
 /// The controller's key in the state directory.
 pub const CONTROLLER_KEY: &str = "controller.key";
+
+/// The key in the state directory that admits agencies.
+pub const ADMISSION_KEY: &str = "admission.key";
 
 /// The root key in the state directory, until it is taken offline.
 pub const ROOT_KEY: &str = "root.key";
@@ -50,6 +54,14 @@ pub fn load(path: &Path) -> anyhow::Result<SigningKey> {
             path.display()
         ),
     }
+}
+
+/// Reads the keys that a controller runs with.
+pub fn load_all(state_dir: &Path) -> anyhow::Result<Keys> {
+    Ok(Keys {
+        controller: load(&state_dir.join(CONTROLLER_KEY))?,
+        admission: load(&state_dir.join(ADMISSION_KEY))?,
+    })
 }
 
 /// Reads a key, or makes one where there is none.

@@ -290,8 +290,7 @@ pub fn open(config: &Config, patience: Duration) -> anyhow::Result<(Controller, 
     if entries.is_empty() {
         return Err(no_network(config));
     }
-    let key = keys::load(&config.state_dir.join(keys::CONTROLLER_KEY))?;
-    let controller = Controller::load(&entries, key)?;
+    let controller = Controller::load(&entries, keys::load_all(&config.state_dir)?)?;
     Ok((controller, store))
 }
 

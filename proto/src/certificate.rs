@@ -21,3 +21,22 @@ pub struct ControllerCertificate {
 impl Document for ControllerCertificate {
     const DOMAIN: &'static str = "controller certificate";
 }
+
+/// "This key admits agencies that have no key yet", signed by the root.
+///
+/// It judges nothing about agencies that are admitted: only they, or the root, replace their key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionCertificate {
+    /// The network.
+    pub network: NetworkName,
+    /// The admission key.
+    pub admission: IdentityKey,
+    /// First moment at which it may admit.
+    pub issued: UnixTime,
+    /// Last moment at which it may admit. What was admitted stays admitted.
+    pub ends: UnixTime,
+}
+
+impl Document for AdmissionCertificate {
+    const DOMAIN: &'static str = "admission certificate";
+}

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Largest payload of a frame, in bytes: a view of 2,000 records of 400 bytes fits.
-pub const MAX_FRAME_BYTES: usize = 1 << 20;
+/// Largest payload of a frame, in bytes: the view of a hub fits that has 1,000 agencies of 3,500 bytes each,
+/// most of it what they signed.
+pub const MAX_FRAME_BYTES: usize = 4 << 20;
 
 /// Bytes of the length in front of the payload.
 pub const HEADER_BYTES: usize = 4;

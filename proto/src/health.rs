@@ -105,6 +105,20 @@ pub enum ConditionCode {
     ControllerAway,
     /// The operator has shut the node out.
     Quarantined,
+    /// The controller sent what its agencies, its root or its own past do not bear out.
+    ControllerDistrusted,
+    /// A peer knows more of an agency than the controller says.
+    ControllerBehind,
+    /// A record is left out because an agency or the operator took back what it builds on; the controller should follow.
+    RecordRefused,
+    /// An agency was not heard of for long: what it revoked is not known.
+    StatementStale,
+    /// A consent has ended by a clock that nobody confirms.
+    ConsentEnded,
+    /// Policy wants a link, or more of one, than the agency has consented to.
+    ConsentMissing,
+    /// A box or a device of the agency waits for its approval.
+    NotApproved,
 }
 
 impl ConditionCode {
@@ -122,6 +136,13 @@ impl ConditionCode {
             Self::StateNotSaved => "state_not_saved",
             Self::ControllerAway => "controller_away",
             Self::Quarantined => "quarantined",
+            Self::ControllerDistrusted => "controller_distrusted",
+            Self::ControllerBehind => "controller_behind",
+            Self::RecordRefused => "record_refused",
+            Self::StatementStale => "statement_stale",
+            Self::ConsentEnded => "consent_ended",
+            Self::ConsentMissing => "consent_missing",
+            Self::NotApproved => "not_approved",
         }
     }
 }

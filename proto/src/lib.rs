@@ -8,15 +8,19 @@
 //! | How is an agency, a node, a service named? | [`id`] |
 //! | How is a key written? | [`key`] |
 //! | What is signed, and how? | [`envelope`], [`certificate`] |
+//! | What do agencies sign? | [`agency`] |
 //! | What does an operator hand to a new agency? | [`anchor`] |
 //! | What must one node do? | [`view`] |
 //! | What may pass between two agencies? | [`access`] |
 //! | What is a service? | [`service`] |
 //! | What does an agent report? | [`health`] |
+//! | What is an overlay IPv6 address? | [`address`] |
 //! | How is foreign text shown? | [`text`] |
 //! | Who says what to whom? | [`message`], in [`frame`]s; [`probe`]s in datagrams |
 
 pub mod access;
+pub mod address;
+pub mod agency;
 pub mod anchor;
 pub mod certificate;
 pub mod envelope;

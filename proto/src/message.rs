@@ -4,14 +4,16 @@
 //! `Hello` → `Welcome`, then either `Join` → `Joined | JoinRefused`, or nothing; then views and reports for ever.
 //! The agent says nothing secret before it has judged the certificate in `Welcome` against the TLS key.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::agency::{AgencyDocument, SignedQuarantine};
 use crate::envelope::Envelope;
 use crate::health::HealthReport;
-use crate::id::{NetworkName, NodeName};
+use crate::id::{AgencyName, NetworkName, NodeName};
 use crate::key::{Digest, IdentityKey, WireguardKey};
 use crate::service::Service;
 use crate::time::UnixTime;
@@ -51,6 +53,11 @@ pub enum ToController {
         /// Payload digest of its manifest.
         view: Digest,
     },
+    /// Documents that the node's agency signed.
+    Documents {
+        /// The documents.
+        documents: Vec<AgencyDocument>,
+    },
     /// What became of a view.
     ViewOutcome {
         /// Its version.
@@ -71,6 +78,9 @@ pub struct JoinRequest {
     pub token: Token,
     /// The node's WireGuard key; its identity key is the one of the TLS session.
     pub wireguard: WireguardKey,
+    /// A key that this box can sign with for its agency, if that has none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agency: Option<IdentityKey>,
     /// The node's LAN prefixes.
     pub prefixes: Vec<IpNet>,
     /// Where others reach its WireGuard port, if it has a public address.
@@ -135,6 +145,14 @@ pub enum ToAgent {
     },
     /// A new view for this node.
     View(SignedView),
+    /// What agencies said that this node has to do with, and what the controller shuts out.
+    Documents {
+        /// Newer than what was sent before.
+        documents: Vec<AgencyDocument>,
+        /// Who is shut out, if that changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quarantine: Option<SignedQuarantine>,
+    },
     /// The answer to [`ToController::Check`].
     Checked {
         /// Of which view.
@@ -235,5 +253,23 @@ pub enum LinkMessage {
     Services {
         /// The list.
         services: Vec<Service>,
+    },
+    /// Of which agencies the sender wants documents, and what it has: after each hello.
+    Known {
+        /// The sequence of the newest statement, 0 without any.
+        statements: BTreeMap<AgencyName, u64>,
+        /// The sequence of the newest quarantine list, 0 without any.
+        quarantine: u64,
+        /// The controller's audit trail as the sender's newest view has it: of one length there is only one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        audit: Option<AuditHead>,
+    },
+    /// What the sender has and the receiver lacked.
+    Documents {
+        /// By agencies.
+        documents: Vec<AgencyDocument>,
+        /// Who is shut out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quarantine: Option<SignedQuarantine>,
     },
 }

@@ -16,11 +16,27 @@ impl UnixTime {
         Self(self.0.saturating_add(duration.as_secs()))
     }
 
+    /// The end of a day, `YYYY-MM-DD`, in UTC.
+    pub fn end_of_day(date: &str) -> Result<Self, NoDate> {
+        let end = date
+            .parse::<jiff::civil::Date>()
+            .and_then(|date| date.tomorrow()?.to_zoned(jiff::tz::TimeZone::UTC))
+            .map_err(|_| NoDate)?;
+        u64::try_from(end.timestamp().as_second())
+            .map(Self)
+            .map_err(|_| NoDate)
+    }
+
     /// How long ago `self` was at `now`; zero if it lies in the future.
     pub fn age(self, now: Self) -> Duration {
         Duration::from_secs(now.0.saturating_sub(self.0))
     }
 }
+
+/// A text is no date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a date is expected, for example 2027-12-31")]
+pub struct NoDate;
 
 impl From<SystemTime> for UnixTime {
     /// A clock before 1970 reads as 1970.
@@ -42,6 +58,21 @@ impl fmt::Display for UnixTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_day_ends_with_it() {
+        let end = UnixTime::end_of_day("2026-11-22").unwrap();
+        assert_eq!(end, UnixTime(1_795_392_000));
+        for bad in [
+            "",
+            "2026-13-01",
+            "tomorrow",
+            "2026-11-22T10:00",
+            "1960-01-01",
+        ] {
+            assert_eq!(UnixTime::end_of_day(bad), Err(NoDate), "{bad}");
+        }
+    }
 
     #[test]
     fn prints_rfc3339_and_survives_the_far_future() {

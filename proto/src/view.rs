@@ -5,7 +5,7 @@
 //! can be left out without doubt about the others.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -106,6 +106,14 @@ pub enum Record {
     Relay(RelayRecord),
     /// A plain WireGuard device that this node is the gateway of.
     External(ExternalRecord),
+    /// Who may admit agencies.
+    Admission(AdmissionRecord),
+    /// Whose key is whose.
+    Agency(AgencyRecord),
+    /// A box or a device of this node's own agency.
+    Member(MemberRecord),
+    /// A link that policy wants and that lacks consent.
+    Proposal(ProposalRecord),
 }
 
 impl Record {
@@ -117,6 +125,12 @@ impl Record {
             Self::Link(link) => format!("link {}", link.with),
             Self::Relay(relay) => format!("relay {}", relay.channel),
             Self::External(external) => format!("external {}", external.device),
+            Self::Admission(admission) => {
+                format!("admission {}", admission.certificate.payload_digest())
+            }
+            Self::Agency(agency) => format!("agency {}", agency.agency),
+            Self::Member(member) => format!("member {}", member.name),
+            Self::Proposal(proposal) => format!("proposal {}", proposal.with),
         }
     }
 }
@@ -128,8 +142,6 @@ pub struct NodeRecord {
     pub node: NodeName,
     /// Its overlay address from the pool.
     pub overlay_v4: Ipv4Addr,
-    /// Its overlay address derived from its key.
-    pub overlay_v6: Ipv6Addr,
     /// The network's pool.
     pub pool: Ipv4Net,
     /// Its LAN prefixes that the network routes.
@@ -148,15 +160,9 @@ pub struct NodeRecord {
 pub struct PeerRecord {
     /// The other node.
     pub node: NodeName,
-    /// Its identity key, for links.
-    pub identity: IdentityKey,
-    /// Its WireGuard key.
-    pub wireguard: WireguardKey,
-    /// Its overlay address from the pool.
-    pub overlay_v4: Ipv4Addr,
-    /// Its overlay address derived from its key.
-    pub overlay_v6: Ipv6Addr,
-    /// LAN prefixes behind it that this node may send to; empty towards a mere relay.
+    /// A [`NodeClaim`](crate::agency::NodeClaim) of its agency: its keys, addresses and prefixes.
+    pub claim: Envelope,
+    /// Those of its claimed prefixes that this node may send to; empty towards a mere relay.
     pub prefixes: Vec<IpNet>,
     /// How it is reached.
     pub path: PeerPath,
@@ -170,10 +176,8 @@ pub struct PeerRecord {
 /// A plain WireGuard device of another agency, whose packets come through the tunnel of its gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceBehind {
-    /// Its overlay address from the pool.
-    pub overlay_v4: Ipv4Addr,
-    /// Its overlay address derived from its key.
-    pub overlay_v6: Ipv6Addr,
+    /// A [`DeviceClaim`](crate::agency::DeviceClaim) of its agency.
+    pub claim: Envelope,
     /// What this node opens to it: its part of what the link opens to the device's agency.
     pub opens: Vec<Opening>,
 }
@@ -183,12 +187,8 @@ pub struct DeviceBehind {
 pub struct ExternalRecord {
     /// Its name, under which no node stands.
     pub device: NodeName,
-    /// Its WireGuard key.
-    pub wireguard: WireguardKey,
-    /// Its overlay address from the pool.
-    pub overlay_v4: Ipv4Addr,
-    /// Its overlay address derived from its key.
-    pub overlay_v6: Ipv6Addr,
+    /// A [`DeviceClaim`](crate::agency::DeviceClaim) of this node's agency.
+    pub claim: Envelope,
     /// What this node opens to it of its own prefixes.
     pub opens: Vec<Opening>,
     /// What it may reach behind this node's peers.
@@ -227,6 +227,79 @@ pub struct LinkRecord {
     pub opens: Vec<Opening>,
     /// What it opens to this node's agency.
     pub opened: Vec<Opening>,
+    /// The [`LinkConsent`](crate::agency::LinkConsent) of this node's agency.
+    pub ours: Envelope,
+    /// The other agency's.
+    pub theirs: Envelope,
+}
+
+/// Who may admit agencies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionRecord {
+    /// An [`AdmissionCertificate`](crate::certificate::AdmissionCertificate), signed by the root.
+    pub certificate: Envelope,
+}
+
+/// The key of an agency, and how it came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgencyRecord {
+    /// Which.
+    pub agency: AgencyName,
+    /// An [`Admission`](crate::agency::Admission) of its first key.
+    pub admission: Envelope,
+    /// Every [`Succession`](crate::agency::Succession) since, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub successions: Vec<Envelope>,
+}
+
+/// A box or a device of this node's own agency, as it asked to be and as the agency claims it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Its name.
+    pub name: NodeName,
+    /// Its WireGuard key.
+    pub wireguard: WireguardKey,
+    /// Its overlay address, as allotted.
+    pub overlay_v4: Ipv4Addr,
+    /// What else it is.
+    pub what: MemberKind,
+    /// The agency's claim, if it was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Envelope>,
+}
+
+/// A box, or a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberKind {
+    /// A box that has joined.
+    Box {
+        /// Its identity key.
+        identity: IdentityKey,
+        /// LAN prefixes as it asked for them.
+        prefixes: Vec<IpNet>,
+    },
+    /// A plain WireGuard device.
+    Device {
+        /// The node that it dials.
+        gateway: NodeName,
+    },
+}
+
+/// A link that the operator's policy wants, and that opens less than that, or nothing, for want of consent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposalRecord {
+    /// The other agency.
+    pub with: AgencyName,
+    /// What policy would open of this node's agency.
+    pub opens: Vec<Opening>,
+    /// What it would open of the other.
+    pub opened: Vec<Opening>,
+    /// The consent of this node's agency, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ours: Option<Envelope>,
+    /// Whether the other agency has consented.
+    pub theirs: bool,
 }
 
 /// A pair of members for whom this node forwards ciphertext.

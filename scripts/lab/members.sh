@@ -97,6 +97,15 @@ join_agency() {
         show_tail "$(program_log "$SCENARIO_CONTROLLER_HOST" pnsbox-controller)"
         die "$1 could not join"
     fi
+    # Its admin consents to what the operator's policy will ever open, so that scenarios may change that.
+    if ! wait_for 10 consent "$1"; then
+        show_tail "$log"
+        die "$1 could not consent to its links"
+    fi
+}
+
+consent() {
+    in_host "$1.gw" timeout 5 pnsbox consent grant --all --any >>"$LOG_DIR/$1.gw/admin.log" 2>&1
 }
 
 # await_first_packet AGENCY OTHER: a ping from LAN to LAN.

@@ -77,8 +77,14 @@ pub(crate) fn killed_while_it_makes_its_keys_it_makes_them_whole(lab: &Lab) -> R
         );
         lab.output("isp", &["sh", "-c", &config])
     };
-    for step in ["key_before_write", "key_synced", "key_renamed"] {
-        for passes in 0..2 {
+    let own = ["key_before_write", "key_synced", "key_renamed"].map(|step| (step, 2));
+    let agency = [
+        "agency_key_before_write",
+        "agency_key_synced",
+        "agency_key_renamed",
+    ];
+    for (step, times) in own.into_iter().chain(agency.map(|step| (step, 1))) {
+        for passes in 0..times {
             let dir = format!("{step}-{passes}");
             run(&dir, &format!("{step}={passes}*off->return"))?;
             let first = keys(lab, &dir)?;
@@ -88,8 +94,8 @@ pub(crate) fn killed_while_it_makes_its_keys_it_makes_them_whole(lab: &Lab) -> R
                 ensure!(key.len() == 45, "{step}: {name} is a key: {key:?}");
             }
             ensure!(
-                second.len() == 2,
-                "{step}: both keys, nothing else: {second:?}"
+                second.len() == 3,
+                "{step}: its two keys and the agency's, nothing else: {second:?}"
             );
             for pair in first.iter().filter(|(name, _)| name.ends_with(".key")) {
                 ensure!(second.contains(pair), "{step}: a key that was there stays");

@@ -266,6 +266,15 @@ pub(crate) fn a_box_joins_within_ten_seconds(lab: &Lab) -> Result<()> {
         BOX,
         &newcomer.pnsbox(&["join", &anchor, "--lan", "10.73.1.0/24"]),
     )?;
+    // Both agencies say that they want the link; one of them saw it proposed before the other joined.
+    lab.run(
+        "prov-jateng.gw",
+        &["pnsbox", "consent", "grant", "kab-blora"],
+    )?;
+    lab.wait("its own consent", Duration::from_secs(5), |lab| {
+        let grant = newcomer.pnsbox(&["consent", "grant", "prov-jateng"]);
+        Ok(lab.output(BOX, &grant)?.status.success())
+    })?;
     let reached = lab.wait(
         "the first packet between LANs",
         Duration::from_secs(10),

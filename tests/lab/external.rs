@@ -42,6 +42,11 @@ pub(crate) fn a_plain_wireguard_device_is_served_and_moves_and_is_cut(lab: &Lab)
         stripped.contains("PrivateKey") && !stripped.contains("MTU"),
         "{stripped}"
     );
+    ensure!(external(lab)?.is_null(), "its agency has not approved it");
+    lab.wait("its agency approves it", Duration::from_secs(5), |lab| {
+        let approve = ["pnsbox", "node", "approve", DEVICE];
+        Ok(lab.output("prov-jateng.gw", &approve)?.status.success())
+    })?;
     // What is not there yet is no trouble.
     lab.wait("its gateway knows it", Duration::from_secs(5), |lab| {
         Ok(external(lab)?["up"] == false)

@@ -1,13 +1,18 @@
 //! The agent: hands each input to the machine that it concerns and collects what they want done.
 
+mod agency;
+mod knowing;
 mod proving;
 mod saving;
 mod talk;
 mod views;
 
+pub(crate) use agency::consents;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use pnsbox_proto::PROTOCOL_VERSION;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::key::WireguardKey;
@@ -20,12 +25,15 @@ use crate::event::{
     ConnectionId, HostFacts, Identity, Input, Now, Output, SavedState, Start, TunnelState,
 };
 use crate::force::Force;
+use crate::gossip::{self, Gossip};
 use crate::host_config::Settings;
 use crate::jitter::Jitter;
 use crate::links::{LinkNews, Links};
 use crate::report::Reporter;
 use crate::snapshot::Tally;
 use crate::trial::{TakenBack, Trial};
+use crate::trust::{Own, Trust, TrustState};
+use crate::view::View;
 
 /// How often timers are looked at. Everything that waits here waits for seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -46,6 +54,10 @@ pub struct Agent {
     pub(crate) trial: Option<Trial>,
     pub(crate) taken_back: Option<TakenBack>,
     pub(crate) links: Option<Links>,
+    pub(crate) trust: Option<Trust>,
+    pub(crate) gossip: Gossip,
+    pub(crate) distrust: knowing::Distrust,
+    agency_keys: Vec<SigningKey>,
     pub(crate) catalogue: Catalogue,
     pub(crate) tunnels: BTreeMap<WireguardKey, TunnelState>,
     pub(crate) reporter: Reporter,
@@ -83,6 +95,10 @@ impl Agent {
                 .saved
                 .as_ref()
                 .map(|saved| Links::new(saved.joined.node.clone())),
+            trust: None,
+            gossip: Gossip::default(),
+            distrust: knowing::Distrust::default(),
+            agency_keys: start.agency_keys,
             catalogue: Catalogue::new(start.services),
             tunnels: BTreeMap::new(),
             reporter: Reporter::new(now),
@@ -95,6 +111,7 @@ impl Agent {
             outputs: VecDeque::new(),
             saved: start.saved,
         };
+        agent.begin_trust();
         agent.restore(now);
         agent.tick(now);
         agent
@@ -129,7 +146,7 @@ impl Agent {
                     &mut out,
                 );
                 self.outputs.extend(out);
-                self.link_news(news);
+                self.link_news(news, now);
             }
             Input::Probe { connection, probe } => {
                 let mut heard = None;
@@ -140,6 +157,9 @@ impl Agent {
             }
             Input::LinkDown { connection, reason } => {
                 if let Some(links) = &mut self.links {
+                    if let Some(peer) = links.peer_of(connection) {
+                        self.gossip.lost(peer);
+                    }
                     links.closed(connection, &reason, now.monotonic, &mut self.jitter);
                 }
             }
@@ -184,8 +204,8 @@ impl Agent {
         let hello = ToController::Hello {
             protocol: PROTOCOL_VERSION,
             software: self.software.clone(),
-            view: newest.map(|view| view.id.digest),
-            audit: newest.map(|view| view.audit),
+            view: newest.map(|view| view.id().digest),
+            audit: newest.map(|view| view.accepted.audit),
             run: Some(self.run),
         };
         self.say(hello);
@@ -254,6 +274,7 @@ impl Agent {
             links.tick(now.monotonic, shares, &mut out);
             self.outputs.extend(out);
         }
+        self.tick_trust(now);
         self.tick_trial(now);
         self.save_endpoints(now);
         self.save_again_when_due(now);
@@ -284,13 +305,49 @@ impl Agent {
         self.save();
     }
 
-    fn link_news(&mut self, news: LinkNews) {
+    /// Who signs and what was seen, once there is a network to belong to.
+    pub(crate) fn begin_trust(&mut self) {
+        let Some(saved) = &self.saved else { return };
+        let own = Own {
+            network: saved.joined.network.clone(),
+            root: saved.root,
+            node: saved.joined.node.clone(),
+            identity: self.identity.identity,
+            wireguard: self.identity.wireguard,
+            prefixes: saved.prefixes.clone(),
+        };
+        let state: TrustState = saved.trust.clone();
+        self.trust = Some(Trust::new(own, state, self.agency_keys.clone()));
+    }
+
+    fn link_news(&mut self, news: LinkNews, now: Now) {
         match news {
             LinkNews::None => {}
             LinkNews::Up(peer, connection) => {
                 self.tell_peer(&peer, connection);
+                if let Some(trust) = &self.trust {
+                    let message = gossip::known(trust, self.force.view());
+                    self.outputs.push_back(Output::SendLink {
+                        connection,
+                        message,
+                    });
+                }
                 self.reporter.report_soon();
             }
+            LinkNews::Known {
+                peer,
+                statements,
+                quarantine,
+                audit,
+            } => {
+                self.compare_trails(&peer, audit, now);
+                self.gossip.heard(peer, statements, quarantine);
+            }
+            LinkNews::Documents {
+                peer,
+                documents,
+                quarantine,
+            } => self.peer_told(&peer, &documents, quarantine.as_ref(), now),
             LinkNews::Services(peer, services) => {
                 if let Some(own) = self.node().map(NodeName::agency) {
                     self.catalogue.announced(&peer, &own, services);
@@ -315,6 +372,10 @@ impl Agent {
 
     fn tell_peer(&mut self, peer: &NodeName, connection: ConnectionId) {
         let Some(own) = self.node() else { return };
+        let is_linked = |view: &View| view.peers.get(peer).is_some_and(|peer| peer.is_linked);
+        if !self.force.view().is_some_and(is_linked) {
+            return;
+        }
         let services = self.catalogue.for_agency(own, &peer.agency());
         let message = LinkMessage::Services { services };
         self.outputs.push_back(Output::SendLink {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use ipnet::IpNet;
 use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::envelope::Envelope;
@@ -19,6 +20,7 @@ use pnsbox_proto::view::SignedView;
 use serde::{Deserialize, Serialize};
 
 use crate::host::HostConfig;
+use crate::trust::TrustState;
 
 /// Number that the shell gives to one link connection. Never used again in the life of the process.
 pub type ConnectionId = u64;
@@ -199,6 +201,12 @@ pub struct SavedState {
     pub controllers: Vec<SocketAddr>,
     /// The view in force, complete.
     pub view: Option<SavedView>,
+    /// LAN prefixes that this node's admin claimed when it joined.
+    #[serde(default)]
+    pub prefixes: Vec<IpNet>,
+    /// What agencies signed, as far as this node has seen it.
+    #[serde(default)]
+    pub trust: TrustState,
     /// Where peers that dial this node were seen last: a guess that saves them a timeout after a restart here.
     #[serde(default)]
     pub endpoints: BTreeMap<WireguardKey, SocketAddr>,
@@ -303,6 +311,8 @@ pub struct ServiceConfig {
 pub struct Start {
     /// This node's keys.
     pub identity: Identity,
+    /// Keys that this box can sign with for its agency; the one that the agency has counts.
+    pub agency_keys: Vec<SigningKey>,
     /// What was on disk.
     pub saved: Option<SavedState>,
     /// Configured services.

@@ -101,7 +101,14 @@ impl Force {
             .or(under_way)
             .into_iter()
             .chain(self.view())
-            .max_by_key(|view| view.id.version)
+            .max_by_key(|view| view.id().version)
+    }
+
+    /// The view in force is this one as well: the same for the host, judged again.
+    pub(crate) fn is_also(&mut self, view: View) {
+        if let Some(current) = &mut self.current {
+            current.view = view;
+        }
     }
 
     /// Whether a view is on its way into force, or next. One that the host refused is neither.
@@ -229,7 +236,7 @@ impl Force {
 
     fn refuse(&mut self, candidate: Candidate, reason: String, now: Duration) -> Ended {
         self.refused = Some(reason.clone());
-        let (id, is_awaited) = (candidate.view.id, candidate.sent_by.is_some());
+        let (id, is_awaited) = (candidate.view.id(), candidate.sent_by.is_some());
         // A newer view that waits takes its place, at once.
         if self.waiting.is_none() {
             self.retry_at = Some(now + RETRY);

@@ -48,8 +48,10 @@ pub struct Filter {
     pub across: Vec<ForwardRule>,
     /// Forwarded from the LAN to peers: sources that may leave. The far side judges the rest.
     pub own_prefixes: Vec<IpNet>,
-    /// Peers' overlay addresses, which may reach links, echo and metrics on this box.
+    /// Overlay addresses of peers of linked agencies, which may reach links, echo and metrics on this box.
     pub peer_addresses: Vec<IpNet>,
+    /// Overlay addresses of peers that only relay, or are only relayed for: they may reach links and echo.
+    pub relay_addresses: Vec<IpNet>,
     /// Devices' overlay addresses, which may reach echo on this box.
     pub device_addresses: Vec<IpNet>,
     /// UDP port of links.

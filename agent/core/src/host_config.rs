@@ -7,11 +7,11 @@ use ipnet::{IpNet, Ipv6Net};
 use pnsbox_proto::access::Opening;
 use pnsbox_proto::id::AgencyName;
 use pnsbox_proto::key::WireguardKey;
-use pnsbox_proto::view::{DeviceBehind, ExternalRecord, NodeRecord, PeerPath, PeerRecord};
+use pnsbox_proto::view::PeerPath;
 
 use crate::event::HostFacts;
 use crate::host::{Filter, ForwardRule, HostConfig, Interface, Relay, Tunnel, TunnelPath};
-use crate::view::View;
+use crate::view::{Behind, Device, Peer, View};
 
 /// What does not come from the view, and stays for the life of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub fn host_config(
     Ok(HostConfig {
         interface: Some(Interface {
             overlay_v4: view.node.overlay_v4,
-            overlay_v6: view.node.overlay_v6,
+            overlay_v6: view.overlay_v6,
             mtu: settings.mtu,
         }),
         throws,
@@ -73,7 +73,7 @@ pub fn host_config(
     })
 }
 
-fn tunnel(view: &View, facts: &HostFacts, peer: &PeerRecord, settings: &Settings) -> Tunnel {
+fn tunnel(view: &View, facts: &HostFacts, peer: &Peer, settings: &Settings) -> Tunnel {
     let path = match &peer.path {
         // The guess is as good as the peer's NAT; the peer's own datagrams correct it.
         PeerPath::Passive => {
@@ -108,7 +108,7 @@ fn tunnel(view: &View, facts: &HostFacts, peer: &PeerRecord, settings: &Settings
 }
 
 /// A device dials this node and holds its own NAT open. Where it was last seen says nothing of where it is now.
-fn device_tunnel(device: &ExternalRecord) -> Tunnel {
+fn device_tunnel(device: &Device) -> Tunnel {
     Tunnel {
         key: device.wireguard,
         allowed_prefixes: hosts(device.overlay_v4, device.overlay_v6).into(),
@@ -152,11 +152,21 @@ fn filter(view: &View, settings: &Settings) -> Filter {
         inbound,
         across,
         own_prefixes: view.node.prefixes.clone(),
-        peer_addresses: view.peers.values().flat_map(overlay).collect(),
+        peer_addresses: overlay_of(view, |peer| peer.is_linked),
+        relay_addresses: overlay_of(view, |peer| !peer.is_linked),
         device_addresses,
         link_port: settings.link,
         http_port: settings.http,
     }
+}
+
+/// Overlay addresses of peers.
+fn overlay_of(view: &View, which: impl Fn(&&Peer) -> bool) -> Vec<IpNet> {
+    view.peers
+        .values()
+        .filter(which)
+        .flat_map(overlay)
+        .collect()
 }
 
 /// Inner sources of an agency: overlay addresses and LAN prefixes of its nodes.
@@ -169,7 +179,7 @@ fn sources_of(view: &View, agency: &AgencyName) -> Vec<IpNet> {
 }
 
 /// Overlay addresses and LAN prefixes of a member.
-fn addresses_of(peer: &PeerRecord) -> Vec<IpNet> {
+fn addresses_of(peer: &Peer) -> Vec<IpNet> {
     let overlay = overlay(peer).into_iter();
     overlay.chain(peer.prefixes.iter().copied()).collect()
 }
@@ -182,11 +192,11 @@ fn rules(sources: &[IpNet], opens: &[Opening]) -> impl Iterator<Item = ForwardRu
     })
 }
 
-fn overlay(peer: &PeerRecord) -> [IpNet; 2] {
+fn overlay(peer: &Peer) -> [IpNet; 2] {
     hosts(peer.overlay_v4, peer.overlay_v6)
 }
 
-fn device_overlay(device: &DeviceBehind) -> [IpNet; 2] {
+fn device_overlay(device: &Behind) -> [IpNet; 2] {
     hosts(device.overlay_v4, device.overlay_v6)
 }
 
@@ -197,14 +207,14 @@ fn hosts(v4: Ipv4Addr, v6: Ipv6Addr) -> [IpNet; 2] {
 /// An uplink's address, gateway or resolver, or a LAN prefix, inside the overlay pool would be cut off by our routes.
 /// A wider connected network is no collision: our routes are more specific.
 fn pool_collision(view: &View, facts: &HostFacts) -> Option<String> {
-    [view.node.pool.into(), overlay_v6(&view.node)]
+    [view.node.pool.into(), overlay_v6(view)]
         .into_iter()
         .find_map(|pool| collision(&pool, view, facts))
 }
 
 /// The range of all overlay IPv6 addresses: 48 bits are the network's (RFC 4193), the rest a member's.
-fn overlay_v6(own: &NodeRecord) -> IpNet {
-    Ipv6Net::new_assert(own.overlay_v6, 48).trunc().into()
+fn overlay_v6(view: &View) -> IpNet {
+    Ipv6Net::new_assert(view.overlay_v6, 48).trunc().into()
 }
 
 fn collision(pool: &IpNet, view: &View, facts: &HostFacts) -> Option<String> {

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pnsbox_proto::PROTOCOL_VERSION;
-use pnsbox_proto::id::NodeName;
+use pnsbox_proto::agency::{AgencyDocument, SignedQuarantine};
+use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::message::LinkMessage;
 use pnsbox_proto::probe::Probe;
+use pnsbox_proto::service::Service;
+use pnsbox_proto::view::AuditHead;
 use tracing::{debug, info};
 
 use crate::event::{ConnectionId, Output};
@@ -66,7 +69,20 @@ pub(crate) enum LinkNews {
     /// The peer said hello: tell it our services.
     Up(NodeName, ConnectionId),
     /// The peer announced its services.
-    Services(NodeName, Vec<pnsbox_proto::service::Service>),
+    Services(NodeName, Vec<Service>),
+    /// The peer said which agencies concern it, and how far it is.
+    Known {
+        peer: NodeName,
+        statements: BTreeMap<AgencyName, u64>,
+        quarantine: u64,
+        audit: Option<AuditHead>,
+    },
+    /// The peer told what this node lacked.
+    Documents {
+        peer: NodeName,
+        documents: Vec<AgencyDocument>,
+        quarantine: Option<SignedQuarantine>,
+    },
 }
 
 impl Links {
@@ -171,7 +187,27 @@ impl Links {
                 link.heard_at = Some(now);
                 LinkNews::Services(node, services)
             }
-            LinkMessage::Services { .. } => {
+            LinkMessage::Known {
+                statements,
+                quarantine,
+                audit,
+            } if is_up => LinkNews::Known {
+                peer: node,
+                statements,
+                quarantine,
+                audit,
+            },
+            LinkMessage::Documents {
+                documents,
+                quarantine,
+            } if is_up => LinkNews::Documents {
+                peer: node,
+                documents,
+                quarantine,
+            },
+            LinkMessage::Services { .. }
+            | LinkMessage::Known { .. }
+            | LinkMessage::Documents { .. } => {
                 close(id, "spoke before hello", out);
                 let pause = link.backoff.pause(jitter);
                 link.lost(now, pause);
@@ -294,6 +330,13 @@ impl Links {
     pub(crate) fn connection(&self, node: &NodeName) -> Option<ConnectionId> {
         let connection = self.peers.get(node)?.connection?;
         connection.is_up.then_some(connection.id)
+    }
+
+    /// The peer that a connection is with.
+    pub(crate) fn peer_of(&self, id: ConnectionId) -> Option<&NodeName> {
+        let mut links = self.peers.iter();
+        let found = links.find(|(_, link)| link.connection.is_some_and(|c| c.id == id));
+        found.map(|(node, _)| node)
     }
 
     /// Every link that is up.

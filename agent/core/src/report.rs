@@ -1,19 +1,21 @@
 //! What a person, the controller and systemd are told: made from the state on demand, never kept.
 
+mod trust;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
 use pnsbox_proto::health::{Condition, ConditionCode, HealthReport, HeldReason, PeerHealth};
 use pnsbox_proto::message::ToController;
 use pnsbox_proto::time::UnixTime;
-use pnsbox_proto::view::{ExternalRecord, PeerPath, PeerRecord};
+use pnsbox_proto::view::PeerPath;
 
 use crate::agent::Agent;
 use crate::event::{Now, Output};
 use crate::snapshot::{
     ControllerStatus, ExternalStatus, MembershipState, ServiceStatus, StatusSnapshot,
 };
-use crate::view::View;
+use crate::view::{Device, Peer, View};
 
 /// Time between reports when nothing changes.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -91,7 +93,7 @@ impl Agent {
         HealthReport {
             started: self.reporter.started,
             software: self.software.clone(),
-            view_applied: self.force.view().map_or(0, |view| view.id.version),
+            view_applied: self.force.view().map_or(0, |view| view.id().version),
             peers: self.peers(now),
             services: self
                 .node()
@@ -115,8 +117,11 @@ impl Agent {
             state,
             network: joined.map(|joined| joined.network.clone()),
             node: joined.map(|joined| joined.node.clone()),
-            overlay: node.map_or_else(Vec::new, |n| {
-                vec![IpAddr::from(n.overlay_v4), IpAddr::from(n.overlay_v6)]
+            overlay: view.map_or_else(Vec::new, |view| {
+                vec![
+                    IpAddr::from(view.node.overlay_v4),
+                    IpAddr::from(view.overlay_v6),
+                ]
             }),
             prefixes: node.map_or_else(Vec::new, |node| node.prefixes.clone()),
             held: node.map_or_else(Vec::new, |node| node.held.clone()),
@@ -130,11 +135,11 @@ impl Agent {
                 observed: self.control.observed,
                 last_error: self.control.last_error.clone(),
             },
-            view_applied: view.map_or(0, |view| view.id.version),
+            view_applied: view.map_or(0, |view| view.id().version),
             view_since: self.reporter.in_force.map(|now| now.wall),
             on_trial: self.trial.is_some(),
-            audit: self.force.view().map(|view| view.audit),
-            quarantined: view.map_or_else(Vec::new, |view| view.quarantined.clone()),
+            audit: self.force.view().map(|view| view.accepted.audit),
+            quarantined: view.map_or_else(Vec::new, |view| view.accepted.quarantined.clone()),
             peers: self.peers(now),
             externals: view.map_or_else(Vec::new, |view| {
                 let externals = view.externals.values();
@@ -167,7 +172,7 @@ impl Agent {
         })
     }
 
-    fn peer(&self, peer: &PeerRecord, now: Now) -> PeerHealth {
+    fn peer(&self, peer: &Peer, now: Now) -> PeerHealth {
         let tunnel = self.tunnels.get(&peer.wireguard);
         let last_handshake = tunnel.and_then(|tunnel| tunnel.last_handshake);
         let stats = self
@@ -193,7 +198,7 @@ impl Agent {
         }
     }
 
-    fn external(&self, device: &ExternalRecord, now: Now) -> ExternalStatus {
+    fn external(&self, device: &Device, now: Now) -> ExternalStatus {
         let tunnel = self.tunnels.get(&device.wireguard);
         let last_handshake = tunnel.and_then(|tunnel| tunnel.last_handshake);
         ExternalStatus {
@@ -261,6 +266,7 @@ impl Agent {
                 );
             }
         }
+        self.trust_conditions(now, &mut add);
         for (service, reason) in self.catalogue.failing() {
             add(
                 ConditionCode::ServiceUnhealthy,
@@ -304,10 +310,10 @@ impl Agent {
 }
 
 fn view_conditions(view: &View, add: &mut impl FnMut(ConditionCode, String)) {
-    for id in &view.quarantined {
+    for id in &view.accepted.quarantined {
         let message = format!(
             "record '{id}' of view {} cannot be read and is left out",
-            view.id.version
+            view.id().version
         );
         add(ConditionCode::RecordQuarantined, message);
     }

@@ -26,7 +26,7 @@ pub(crate) struct Trial {
     /// What to go back to.
     before: View,
     /// The trial of `before`, if that has not proved itself either.
-    under: Option<Box<Trial>>,
+    under: Option<Box<Self>>,
     /// The certificate of the controller that sent the one on trial.
     sent_by: Envelope,
     began: Duration,

@@ -371,6 +371,7 @@ fn config() -> HostConfig {
             own_prefixes: nets(&["10.33.1.0/24", "2001:db8:33::/64"]),
             across: Vec::new(),
             peer_addresses: nets(&["100.127.0.3/32", "fd00:1::3/128"]),
+            relay_addresses: Vec::new(),
             device_addresses: Vec::new(),
             link_port: 51821,
             http_port: 9586,

@@ -231,6 +231,7 @@ fn filter(allow: &[&str]) -> Filter {
         own_prefixes: vec!["10.33.1.0/24".parse().unwrap()],
         across: Vec::new(),
         peer_addresses: vec!["10.44.1.10/32".parse().unwrap()],
+        relay_addresses: Vec::new(),
         device_addresses: Vec::new(),
         link_port: 51821,
         http_port: 9586,

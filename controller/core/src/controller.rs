@@ -3,11 +3,13 @@
 //! One task owns it: it hands in what happened, commits [`Controller::take_transaction`], and only then lets
 //! out what [`Controller::poll_output`] gives.
 
+mod documents;
 mod enrol;
 mod external;
 mod founding;
 mod operate;
 mod quarantine;
+mod root;
 mod said;
 mod storing;
 #[cfg(test)]
@@ -37,7 +39,7 @@ use crate::plan::mesh;
 use crate::session::{Session, SessionId};
 use crate::store::{Entry, Transaction};
 
-pub use founding::Founding;
+pub use founding::{ADMISSION_LIFE, Founding, certify_admission};
 
 /// How long a session may last whose key is no node: enough for an admin's `pnsbox join`, too short to pile up.
 const UNJOINED_LIFE: Duration = Duration::from_secs(30);
@@ -106,6 +108,7 @@ pub struct Target {
 pub struct Controller {
     image: Image,
     key: SigningKey,
+    admission: SigningKey,
     sessions: BTreeMap<SessionId, Session>,
     occupied: BTreeMap<NodeName, SessionId>,
     live: BTreeMap<NodeName, Live>,
@@ -116,17 +119,33 @@ pub struct Controller {
     ticked: UnixTime,
 }
 
+/// The secret keys of a controller.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Of its sessions, and of views.
+    pub controller: SigningKey,
+    /// Admits agencies that have no key.
+    pub admission: SigningKey,
+}
+
 /// Why stored state and key cannot make a controller.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The network was made by a version that knew no admission keys.
+    #[error(
+        "the network's entry has no readable certificate of an admission key; put the state directory back from a backup"
+    )]
+    NoAdmission,
     /// The key is another network's, or was replaced.
     #[error(
-        "the controller's key is {found}, but the network's root certified {expected}; put the right controller.key back"
+        "the key in {file} is {found}, but the network's root certified {expected}; put the right {file} back"
     )]
     WrongKey {
+        /// In which file it should be.
+        file: &'static str,
         /// Fingerprint of the key on disk.
         found: Digest,
         /// Fingerprint of the certified key.
@@ -136,19 +155,32 @@ pub enum StartError {
 
 impl Controller {
     /// The controller that `entries` describe, with its key.
-    pub fn load(entries: &[Entry], key: SigningKey) -> Result<Self, StartError> {
+    pub fn load(entries: &[Entry], keys: Keys) -> Result<Self, StartError> {
         let image = Image::load(entries)?;
-        let found = IdentityKey(key.verifying_key().to_bytes());
-        let expected = image.registry.network.controller;
-        if found != expected {
-            return Err(StartError::WrongKey {
-                found: found.fingerprint(),
-                expected: expected.fingerprint(),
-            });
+        let network = &image.registry.network;
+        let admits = network.admission_certificate();
+        let admits = admits.ok_or(StartError::NoAdmission)?.admission;
+        for (file, key, expected) in [
+            ("controller.key", &keys.controller, network.controller),
+            ("admission.key", &keys.admission, admits),
+        ] {
+            let found = IdentityKey(key.verifying_key().to_bytes());
+            if found != expected {
+                return Err(StartError::WrongKey {
+                    file,
+                    found: found.fingerprint(),
+                    expected: expected.fingerprint(),
+                });
+            }
         }
+        let Keys {
+            controller: key,
+            admission,
+        } = keys;
         Ok(Self {
             image,
             key,
+            admission,
             sessions: BTreeMap::new(),
             occupied: BTreeMap::new(),
             live: BTreeMap::new(),
@@ -228,6 +260,9 @@ impl Controller {
                     session: id,
                     message: Box::new(ToAgent::Checked { view }),
                 });
+            }
+            (ToController::Documents { documents }, true, Some(node)) => {
+                self.signed(id, &node, documents, now);
             }
             (ToController::Health(report), true, Some(node)) => self.report(&node, report, now),
             (ToController::Services { services }, true, Some(node)) => {
@@ -418,6 +453,7 @@ impl Controller {
         if let Some(broken) = &live.audit {
             error!(%node, %broken, "an agent has seen another audit trail than this controller has");
         }
+        self.tell(&node);
         self.push(&[node].into(), now);
     }
 

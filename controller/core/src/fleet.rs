@@ -2,10 +2,13 @@
 //!
 //! It keeps no history; that is the work of whoever reads the metrics.
 
+mod waiting;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
+use pnsbox_proto::address;
 use pnsbox_proto::health::{ConditionCode, HealthReport, HeldPrefix};
 use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
 use pnsbox_proto::service::Service;
@@ -14,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Broken;
 use crate::image::{Image, Refused};
-use crate::plan::address;
 use crate::registry::{Node, prefix};
 use crate::runs::Runs;
 
@@ -172,7 +174,9 @@ pub fn status(
         serving,
         agencies: image.registry.agencies.len(),
         nodes: ranked.into_iter().map(|(_, status)| status).collect(),
-        warnings: image.audit_broken.iter().map(ToString::to_string).collect(),
+        warnings: (image.audit_broken.iter().map(ToString::to_string))
+            .chain(waiting::for_the_network(image, now))
+            .collect(),
     }
 }
 
@@ -235,7 +239,10 @@ fn node_status(
         public_endpoint: node.public_endpoint,
         second_endpoint: node.second_endpoint,
         overlay_v4: Some(node.overlay_v4),
-        overlay_v6: Some(address::v6(&image.registry.network.root, &node.identity)),
+        overlay_v6: Some(address::node_v6(
+            &image.registry.network.root,
+            &node.identity,
+        )),
         prefixes: node.active.clone(),
         held,
         software: live.software.clone(),
@@ -252,6 +259,9 @@ fn node_status(
              or shut both out: pnsbox-controller quarantine {name} --reason cloned"
         );
         findings.insert(0, (Urgency::Cloned, text));
+    }
+    if let Some(text) = waiting::for_node(image, name) {
+        findings.push((Urgency::Waiting, text));
     }
     if let Some(quarantine) = image.registry.quarantine_of(name) {
         let text = format!(
@@ -341,11 +351,18 @@ fn told_here(code: ConditionCode, status: &NodeStatus, live: &Live) -> bool {
         ConditionCode::PrefixHeld
         | ConditionCode::PrefixPending
         | ConditionCode::Quarantined
+        | ConditionCode::ConsentMissing
+        | ConditionCode::NotApproved
         | ConditionCode::ControllerAway => true,
         ConditionCode::PoolCollision
         | ConditionCode::PeerDown
         | ConditionCode::PeerUnreachable
         | ConditionCode::ServiceUnhealthy
+        | ConditionCode::ControllerDistrusted
+        | ConditionCode::ControllerBehind
+        | ConditionCode::RecordRefused
+        | ConditionCode::StatementStale
+        | ConditionCode::ConsentEnded
         | ConditionCode::StateNotSaved => false,
     }
 }

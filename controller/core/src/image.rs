@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
-use pnsbox_proto::id::NodeName;
+use pnsbox_proto::agency::{QuarantineList, SignedQuarantine};
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::Manifest;
 use serde::de::DeserializeOwned;
@@ -15,6 +17,7 @@ use crate::audit::{self, Origin, Trail};
 use crate::history::{History, Version};
 use crate::plan;
 use crate::policy::Policy;
+use crate::registry::quarantine::Subject;
 use crate::registry::{Network, Registry};
 use crate::store::{Entry, Transaction};
 use crate::view::{self, Author, Held, NodeView, TextRecord};
@@ -102,6 +105,10 @@ pub struct Image {
     pub audit_broken: Option<audit::Broken>,
     /// Who did what.
     pub audit: Trail,
+    /// How far each agency is; signed anew every few minutes.
+    pub statements: BTreeMap<AgencyName, Envelope>,
+    /// Who is shut out, signed for those who hear of it from each other.
+    pub quarantine: Option<SignedQuarantine>,
     revisions: BTreeMap<String, u64>,
     pending: Transaction,
 }
@@ -206,10 +213,14 @@ impl Image {
         }
         let before = std::mem::replace(&mut self.registry, draft.registry.clone());
         let after = draft.registry;
+        if before.network != after.network {
+            self.put("network".to_owned(), &after.network);
+        }
         self.put_differences("agency", &before.agencies, &after.agencies);
         self.put_differences("node", &before.nodes, &after.nodes);
         self.put_differences("external", &before.externals, &after.externals);
         self.put_differences("token", &before.invitations, &after.invitations);
+        self.put_differences("consent", &before.consents, &after.consents);
         self.put_differences("quarantine", &before.quarantined, &after.quarantined);
         self.put_differences("channels", &before.channels, &after.channels);
         if draft.policy != self.policy {
@@ -217,6 +228,9 @@ impl Image {
             self.policy = draft.policy;
         }
         self.append_audit(deed);
+        if before.quarantined != after.quarantined {
+            self.sign_quarantine(&after, deed.when, key);
+        }
         let author = Author {
             network: &after.network.name,
             key,
@@ -230,6 +244,47 @@ impl Image {
             touched.push(node);
         }
         touched
+    }
+
+    /// An agency said how far it is, or its key changed and what it said before is void.
+    pub fn state(&mut self, agency: &AgencyName, statement: Option<Envelope>) {
+        if let Some(statement) = statement {
+            self.put(format!("statement/{agency}"), &statement);
+            self.statements.insert(agency.clone(), statement);
+        }
+    }
+
+    /// What an agency said with a key that it has no more says nothing.
+    pub fn forget_statement(&mut self, agency: &AgencyName) {
+        if self.statements.remove(agency).is_some() {
+            let key = format!("statement/{agency}");
+            let expected = self.revision(&key);
+            self.pending.set(key, expected, None);
+        }
+    }
+
+    fn sign_quarantine(&mut self, registry: &Registry, issued: UnixTime, key: &SigningKey) {
+        let (mut nodes, mut agencies) = (Vec::new(), Vec::new());
+        for subject in registry.quarantined.keys() {
+            match subject {
+                Subject::Node(node) => nodes.push(node.clone()),
+                Subject::Agency(agency) => agencies.push(agency.clone()),
+            }
+        }
+        let list = QuarantineList {
+            network: registry.network.name.clone(),
+            // The trail only grows.
+            sequence: self.audit.head().entries,
+            issued,
+            nodes,
+            agencies,
+        };
+        let signed = SignedQuarantine {
+            certificate: registry.network.certificate.clone(),
+            list: Envelope::sign(&list, key),
+        };
+        self.put("quarantine-list".to_owned(), &signed);
+        self.quarantine = Some(signed);
     }
 
     /// Adds a version of the policy, to be written with the change that it makes.
@@ -290,6 +345,8 @@ impl Image {
             agents: BTreeMap::new(),
             audit_broken: None,
             audit: Trail::default(),
+            statements: BTreeMap::new(),
+            quarantine: None,
             revisions: BTreeMap::new(),
             pending: Transaction::default(),
         }
@@ -323,6 +380,15 @@ impl Image {
                 let quarantine = parse(key, value)?;
                 self.registry.quarantined.insert(subject, quarantine);
             }
+            "consent" => {
+                let direction = name.parse().map_err(|_| unknown())?;
+                self.registry.consents.insert(direction, parse(key, value)?);
+            }
+            "statement" => {
+                let agency = name.parse().map_err(|_| unknown())?;
+                self.statements.insert(agency, parse(key, value)?);
+            }
+            "quarantine-list" => self.quarantine = Some(parse(key, value)?),
             "channels" => {
                 self.registry.channels.insert(node()?, parse(key, value)?);
             }

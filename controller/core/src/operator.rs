@@ -5,8 +5,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
-use pnsbox_proto::id::{AgencyName, NodeName};
-use pnsbox_proto::key::WireguardKey;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
+use pnsbox_proto::key::{IdentityKey, WireguardKey};
 use pnsbox_proto::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -115,6 +116,21 @@ pub enum Request {
         /// Whom.
         subject: Subject,
     },
+    /// The root lets this controller admit agencies for longer.
+    AdmissionRenew {
+        /// An `AdmissionCertificate`, signed by the root.
+        certificate: Envelope,
+    },
+    /// The root puts another key in the place of one that an agency lost.
+    AgencySucceed {
+        /// A `Succession`, signed by the root.
+        succession: Envelope,
+    },
+    /// What the root needs to know to sign for this network.
+    RootWork {
+        /// Of which agency, if it is about one.
+        agency: Option<AgencyName>,
+    },
     /// The fleet.
     Status,
 }
@@ -203,6 +219,31 @@ pub enum Answer {
         /// Whose views changed, its own among them.
         touched: Vec<NodeName>,
     },
+    /// The admission key admits until then.
+    AdmissionRenewed {
+        /// When its right ends.
+        ends: UnixTime,
+    },
+    /// The agency has another key.
+    AgencyKeyReplaced {
+        /// Which.
+        agency: AgencyName,
+        /// The key.
+        key: IdentityKey,
+    },
+    /// What the root needs to know.
+    RootWork {
+        /// The network.
+        network: NetworkName,
+        /// The root's public key.
+        root: IdentityKey,
+        /// The admission key.
+        admission: IdentityKey,
+        /// Until when that admits.
+        ends: UnixTime,
+        /// The key of the agency that was asked for, if it has one.
+        agency: Option<IdentityKey>,
+    },
     /// The fleet.
     Status {
         /// What needs attention first.
@@ -242,6 +283,12 @@ pub struct AgencyLine {
     pub region: Option<String>,
     /// Its nodes.
     pub nodes: Vec<NodeName>,
+    /// Its key, since its first box joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<IdentityKey>,
+    /// With whom it consents to a link.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consents: Vec<AgencyName>,
 }
 
 /// A plain WireGuard device as it is listed.

@@ -8,13 +8,14 @@ pub mod external;
 pub mod mesh;
 
 mod access;
+mod signed;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pnsbox_proto::id::{AgencyName, NodeName};
-use pnsbox_proto::view::{LinkRecord, NodeRecord, PeerPath, PeerRecord, Record, RelayRecord};
+use pnsbox_proto::view::{NodeRecord, PeerPath, PeerRecord, Record, RelayRecord};
 
 use crate::policy::Policy;
 use crate::registry::{Node, Registry, prefix};
@@ -73,6 +74,31 @@ pub fn touched_by_join(
         .filter(|(_, node)| node.active.len() < node.claimed.len());
     touched.extend(waiting.map(|(other, _)| other.clone()));
     touched.insert(name.clone());
+    let agency = registry.agencies.get(&name.agency());
+    touched.extend(
+        agency
+            .into_iter()
+            .flat_map(|agency| agency.keepers.iter().cloned()),
+    );
+    touched
+}
+
+/// Whose records can differ after these agencies signed something: theirs, those of their partners, and of relays.
+pub fn touched_by_signing(
+    registry: &Registry,
+    policy: &Policy,
+    agencies: &BTreeSet<AgencyName>,
+) -> BTreeSet<NodeName> {
+    let signs_for_relay = |relay: &NodeName| agencies.contains(&relay.agency());
+    if policy.relays.iter().any(signs_for_relay) {
+        return registry.nodes.keys().cloned().collect();
+    }
+    let partners = agencies
+        .iter()
+        .flat_map(|agency| policy.linked_with(agency));
+    let all = partners.chain(agencies.iter().cloned()).collect();
+    let mut touched = registry.nodes_of_all(&all);
+    touched.extend(policy.relays.iter().cloned());
     touched
 }
 
@@ -96,10 +122,8 @@ impl Planner<'_> {
             };
             match self.path(other, node, relay) {
                 Some(path) => {
-                    peers.insert(
-                        other.clone(),
-                        self.peer(other, node, node.active.clone(), path),
-                    );
+                    let peer = self.peer(other, node, node.active.clone(), path);
+                    peers.extend(peer.map(|peer| (other.clone(), peer)));
                 }
                 None => unreachable.push(other.clone()),
             }
@@ -127,12 +151,22 @@ impl Planner<'_> {
                 && !peers.contains_key(&other)
                 && let Some(path) = self.path(&other, node, relay)
             {
-                peers.insert(other.clone(), self.peer(&other, node, Vec::new(), path));
+                let peer = self.peer(&other, node, Vec::new(), path);
+                peers.extend(peer.map(|peer| (other.clone(), peer)));
             }
         }
+        let links = self.links();
+        let mut agencies: BTreeSet<AgencyName> = peers.keys().map(NodeName::agency).collect();
+        // Also of those whose consent is there and whose boxes are not: it is judged by their key.
+        agencies.extend(links.iter().filter_map(|record| match record {
+            Record::Link(link) => Some(link.with.clone()),
+            _ => None,
+        }));
         let mut records = vec![Record::Node(self.own(unreachable))];
         records.extend(peers.into_values().map(Record::Peer));
-        records.extend(self.links().map(Record::Link));
+        records.extend(links);
+        records.extend(self.agencies(agencies));
+        records.extend(self.members());
         records.extend(served.into_iter().map(Record::Relay));
         records.extend(self.externals().map(Record::External));
         records.sort_by_key(Record::id);
@@ -144,7 +178,6 @@ impl Planner<'_> {
         NodeRecord {
             node: self.name.clone(),
             overlay_v4: self.node.overlay_v4,
-            overlay_v6: address::v6(&network.root, &self.node.identity),
             pool: network.pool,
             prefixes: self.node.active.clone(),
             held: prefix::held(self.registry, self.policy, self.name, self.node),
@@ -179,7 +212,7 @@ impl Planner<'_> {
         node: &Node,
         prefixes: Vec<ipnet::IpNet>,
         path: PeerPath,
-    ) -> PeerRecord {
+    ) -> Option<PeerRecord> {
         let keepalive = match path {
             // The side behind NAT holds its own mapping open; two public sides need none.
             PeerPath::Direct { .. } => self.node.public_endpoint.is_none(),
@@ -187,36 +220,13 @@ impl Planner<'_> {
             // One side is enough to notice silence; both would double the traffic.
             PeerPath::Relay { .. } => self.name < other,
         };
-        PeerRecord {
+        Some(PeerRecord {
             node: other.clone(),
-            identity: node.identity,
-            wireguard: node.wireguard,
-            overlay_v4: node.overlay_v4,
-            overlay_v6: address::v6(&self.registry.network.root, &node.identity),
+            claim: node.claim.clone()?,
             prefixes,
             path,
             keepalive,
             devices: self.devices_behind(other),
-        }
-    }
-
-    fn links(&self) -> impl Iterator<Item = LinkRecord> {
-        let agency = self.name.agency();
-        let is_shut_out = self.registry.quarantine_of(self.name).is_some();
-        let links = self.policy.links.iter().filter(move |_| !is_shut_out);
-        links.filter_map(move |link| {
-            let with: AgencyName = link.other(&agency)?.clone();
-            let opens = access::openings(&link.openings, &agency, std::iter::once(self.node));
-            let opened = access::openings(
-                &link.openings,
-                &with,
-                self.registry.nodes_of(&with).map(|(_, node)| node),
-            );
-            Some(LinkRecord {
-                with,
-                opens,
-                opened,
-            })
         })
     }
 }

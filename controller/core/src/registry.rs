@@ -5,11 +5,14 @@
 pub mod endpoint;
 pub mod prefix;
 pub mod quarantine;
+pub mod signed;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
+use pnsbox_proto::address;
+use pnsbox_proto::certificate::AdmissionCertificate;
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::{AgencyName, NetworkName, NodeName};
 use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
@@ -18,6 +21,7 @@ use pnsbox_proto::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
 use self::quarantine::{Quarantine, Subject};
+use self::signed::{AgencyKey, Consent, Direction};
 
 /// The network itself, made once by `init`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,8 @@ pub struct Network {
     pub controller: IdentityKey,
     /// A `ControllerCertificate` of that key, signed by the root.
     pub certificate: Envelope,
+    /// An `AdmissionCertificate` of the controller's admission key, signed by the root.
+    pub admission: Envelope,
     /// Where controllers listen.
     pub addresses: Vec<SocketAddr>,
     /// Overlay IPv4 addresses.
@@ -39,19 +45,15 @@ pub struct Network {
 }
 
 impl Network {
+    /// Until when the controller may admit agencies.
+    pub fn admission_certificate(&self) -> Option<AdmissionCertificate> {
+        self.admission.open(&self.root).ok()
+    }
+
     /// Every overlay address lies in one of these.
     pub fn overlay(&self) -> [IpNet; 2] {
-        [self.pool.into(), overlay_v6(&self.root).into()]
+        [self.pool.into(), address::overlay_v6(&self.root).into()]
     }
-}
-
-/// Overlay IPv6 addresses of the network with this root: `fd`, then 40 bits of the root's fingerprint as the global
-/// identifier (RFC 4193 section 3.1).
-pub fn overlay_v6(root: &IdentityKey) -> Ipv6Net {
-    let mut octets = [0; 16];
-    octets[0] = 0xfd;
-    octets[1..6].copy_from_slice(&root.fingerprint().0[..5]);
-    Ipv6Net::new_assert(Ipv6Addr::from(octets), 48)
 }
 
 /// A body that takes part.
@@ -67,6 +69,12 @@ pub struct Agency {
     pub region: Option<String>,
     /// When.
     pub added: UnixTime,
+    /// Its key, since its first box joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<AgencyKey>,
+    /// Boxes that sign with it: they are shown all boxes and devices of the agency.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub keepers: BTreeSet<NodeName>,
 }
 
 /// A box that has joined.
@@ -91,6 +99,9 @@ pub struct Node {
     pub joined: UnixTime,
     /// Counts joins: who came first among those that joined in one second.
     pub order: u64,
+    /// A `NodeClaim` of its agency: before that it is nobody's peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Envelope>,
 }
 
 /// A plain WireGuard device, admitted without an agent.
@@ -102,6 +113,9 @@ pub struct External {
     pub overlay_v4: Ipv4Addr,
     /// The node of its agency that it dials, for as long as it exists: its configuration says so.
     pub gateway: NodeName,
+    /// A `DeviceClaim` of its agency: before that nobody serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Envelope>,
     /// When.
     pub added: UnixTime,
 }
@@ -152,6 +166,8 @@ pub struct Registry {
     pub externals: BTreeMap<NodeName, External>,
     /// By the digest of the token.
     pub invitations: BTreeMap<Digest, Invitation>,
+    /// Which links agencies want.
+    pub consents: BTreeMap<Direction, Consent>,
     /// Who is shut out for now.
     pub quarantined: BTreeMap<Subject, Quarantine>,
     /// By relay.
@@ -176,6 +192,7 @@ impl Registry {
             nodes: BTreeMap::new(),
             externals: BTreeMap::new(),
             invitations: BTreeMap::new(),
+            consents: BTreeMap::new(),
             quarantined: BTreeMap::new(),
             channels: BTreeMap::new(),
         }

@@ -2,10 +2,12 @@
 //!
 //! One view at a time: what changes meanwhile is sent together when the agent has answered.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pnsbox_proto::id::NodeName;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::key::{Digest, IdentityKey};
 use pnsbox_proto::view::SignedView;
 
@@ -37,6 +39,10 @@ pub struct Session {
     /// What it has in force and did not keep yet.
     on_trial: Option<Held>,
     refused: Option<Held>,
+    /// Payload digests of the statements that it was told.
+    statements: BTreeMap<AgencyName, Digest>,
+    /// The same of the list of who is shut out.
+    quarantine: Option<Digest>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,7 +65,21 @@ impl Session {
             under_way: None,
             on_trial: None,
             refused: None,
+            statements: BTreeMap::new(),
+            quarantine: None,
         }
+    }
+
+    /// Whether it was not told this statement of `agency`. Asked again, it was.
+    pub fn is_news(&mut self, agency: &AgencyName, statement: &Envelope) -> bool {
+        let digest = statement.payload_digest();
+        self.statements.insert(agency.clone(), digest) != Some(digest)
+    }
+
+    /// The same for the list of who is shut out.
+    pub fn is_news_of_quarantine(&mut self, list: &Envelope) -> bool {
+        let digest = list.payload_digest();
+        self.quarantine.replace(digest) != Some(digest)
     }
 
     /// The agent said which view it accepted last: `digest`. Known are the last that it acknowledged, and the wanted one.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use pnsbox_controller_core::controller::Founding;
+use pnsbox_controller_core::controller::{Founding, Keys};
 use pnsbox_controller_core::registry::Network;
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::time::UnixTime;
@@ -47,7 +47,8 @@ pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Resul
         .root_key
         .unwrap_or_else(|| config.state_dir.join(keys::ROOT_KEY));
     let controller_path = config.state_dir.join(keys::CONTROLLER_KEY);
-    if root_path == controller_path {
+    let admission_path = config.state_dir.join(keys::ADMISSION_KEY);
+    if root_path == controller_path || root_path == admission_path {
         bail!(
             "--root-key {}: is the place of the controller's own key",
             root_path.display()
@@ -56,15 +57,20 @@ pub(super) fn init(config: &Config, args: InitArgs, json: bool) -> anyhow::Resul
     let root = keys::load_or_make(&root_path)?;
     failpoint::step("init_between_keys");
     let controller = keys::load_or_make(&controller_path)?;
+    let admission = keys::load_or_make(&admission_path)?;
+    let own = Keys {
+        controller,
+        admission,
+    };
     failpoint::step("init_before_network");
     let now = UnixTime::from(SystemTime::now());
-    store.transact(&founding.transaction(&root, &controller, &own_origin(), now))?;
+    store.transact(&founding.transaction(&root, &own, &own_origin(), now))?;
     drop(store);
     give_to_owner(&config.state_dir)?;
 
     let fingerprint =
         |key: &ed25519_dalek::SigningKey| IdentityKey(key.verifying_key().to_bytes()).fingerprint();
-    let (root, controller) = (fingerprint(&root), fingerprint(&controller));
+    let (root, controller) = (fingerprint(&root), fingerprint(&own.controller));
     if json {
         let answer = json!({
             "schema": "pnsbox.init/1",
@@ -86,7 +92,13 @@ fn give_to_owner(state_dir: &Path) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() || there.uid() == 0 {
         return Ok(());
     }
-    for name in [keys::ROOT_KEY, keys::CONTROLLER_KEY, FILE, LOCK] {
+    for name in [
+        keys::ROOT_KEY,
+        keys::CONTROLLER_KEY,
+        keys::ADMISSION_KEY,
+        FILE,
+        LOCK,
+    ] {
         let path = state_dir.join(name);
         // Not through a symbolic link: the directory is not root's.
         match lchown(&path, Some(there.uid()), Some(there.gid())) {
@@ -114,9 +126,10 @@ fn advice(root: &Path, controller: &Path) -> String {
     format!(
         "Take the root key offline now: copy {root} to two media that are kept under lock, then remove it here:\n  \
          shred -u {root}\n\
-         The controller does not need it to run. It certifies controllers: you need it to replace this one,\n\
-         and whoever has it can pose as a controller to every box.\n\
-         Back up {controller} as well; without it the root must certify a new one.\n\
+         The controller does not need it to run. You need it to replace this controller, to let it admit new\n\
+         agencies for longer than 90 days, and when an agency has lost its key.\n\
+         Whoever has it can speak for every agency.\n\
+         Back up {controller} and admission.key beside it as well; without them the root must certify new ones.\n\
          Next: pnsbox-controller serve, agency add, invite."
     )
 }

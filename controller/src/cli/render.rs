@@ -3,6 +3,8 @@
 use ipnet::IpNet;
 use pnsbox_controller_core::difference::{Difference, TouchedNode};
 use pnsbox_controller_core::operator::{AgencyLine, Answer, ExternalLine, VersionLine};
+use pnsbox_proto::id::AgencyName;
+use pnsbox_proto::key::IdentityKey;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -67,6 +69,21 @@ pub(super) fn json(answer: &Answer) -> String {
         } => object(
             "pnsbox.quarantine/1",
             &json!({ "subject": subject, "released": released, "nodes": nodes, "touched": touched }),
+        ),
+        Answer::AdmissionRenewed { ends } => object("pnsbox.admission/1", &json!({ "ends": ends })),
+        Answer::AgencyKeyReplaced { agency, key } => object(
+            "pnsbox.agency-key/1",
+            &json!({ "agency": agency, "key": key }),
+        ),
+        Answer::RootWork {
+            network,
+            root,
+            admission,
+            ends,
+            agency,
+        } => object(
+            "pnsbox.root-work/1",
+            &json!({ "network": network, "root": root, "admission": admission, "ends": ends, "agency": agency }),
         ),
         Answer::Status { fleet } => object("pnsbox.controller.status/1", fleet),
     }
@@ -143,8 +160,21 @@ pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
             let next = format!("{next} {subject}");
             (text, (!released).then_some(next))
         }
+        Answer::AdmissionRenewed { ends } => {
+            (format!("new agencies can be admitted until {ends}"), None)
+        }
+        Answer::AgencyKeyReplaced { agency, key } => key_replaced(agency, key),
+        Answer::RootWork { root, .. } => (format!("root key {root}"), None),
         Answer::Status { fleet } => (fleet::screen(fleet), None),
     }
+}
+
+fn key_replaced(agency: &AgencyName, key: &IdentityKey) -> (String, Option<String>) {
+    let next = format!(
+        "What it signed before is void. On its box: 'pnsbox node approve' for each box, \
+         'pnsbox consent grant' for each link of {agency}."
+    );
+    (format!("agency {agency} has the key {key} now"), Some(next))
 }
 
 pub(super) fn object<T: Serialize>(schema: &str, body: &T) -> String {
@@ -159,7 +189,9 @@ fn agency_table(agencies: &[AgencyLine]) -> String {
     if agencies.is_empty() {
         return "no agency is registered; add one: pnsbox-controller agency add NAME --prefix PREFIX".to_owned();
     }
-    let mut table = fleet::table(&["AGENCY", "CLASS", "REGION", "PREFIXES", "NODES"]);
+    let mut table = fleet::table(&[
+        "AGENCY", "CLASS", "REGION", "PREFIXES", "NODES", "KEY", "CONSENTS",
+    ]);
     for agency in agencies {
         let nodes: Vec<&str> = agency.nodes.iter().map(|node| node.as_str()).collect();
         table.add_row([
@@ -171,6 +203,14 @@ fn agency_table(agencies: &[AgencyLine]) -> String {
                 "-".to_owned()
             } else {
                 nodes.join(", ")
+            },
+            agency.key.map_or_else(
+                || "-".to_owned(),
+                |key| key.fingerprint().to_string()[..16].to_owned(),
+            ),
+            match agency.consents.len() {
+                0 => "-".to_owned(),
+                count => count.to_string(),
             },
         ]);
     }

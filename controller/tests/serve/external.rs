@@ -4,18 +4,26 @@ use std::process::Output;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use pnsbox_proto::address::device_v6;
+use pnsbox_proto::agency::DeviceClaim;
+use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::message::ToAgent;
 use pnsbox_proto::view::{ExternalRecord, Record};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::program::{Place, Serving};
-use crate::support::{Agent, Disk, connect, request};
+use crate::signing;
+use crate::support::{Agent, Disk, connect, joining};
 
 struct World {
     place: Place,
     _serving: Serving,
     gateway: Agent,
     disk: Disk,
+    /// The network's root.
+    root: IdentityKey,
+    /// Number of the last document of the agency.
+    claims: u64,
     _folder: tempfile::TempDir,
 }
 
@@ -31,21 +39,39 @@ impl World {
         let mut disk = Disk::default();
         let mut gateway = connect(place.agents_at, 1, &disk).await;
         gateway
-            .say(&request(1, anchor.token, "10.44.1.0/24", public))
+            .say(&joining(
+                1,
+                Some(&anchor.node.agency()),
+                anchor.token,
+                "10.44.1.0/24",
+                public,
+            ))
             .await;
         assert!(matches!(gateway.hear().await, ToAgent::Joined { .. }));
         gateway.take_view(&mut disk).await;
+        gateway.sign(&mut disk).await;
+        let root = gateway.root_key;
         Self {
             place,
             _serving: serving,
             gateway,
             disk,
+            root,
+            claims: 100,
             _folder: folder,
         }
     }
 
     fn run(&self, arguments: &[&str]) -> String {
         text(&self.place.run(arguments))
+    }
+
+    /// What the gateway is told, once its agency has claimed what is new.
+    async fn told_when_claimed(&mut self) -> Option<ExternalRecord> {
+        assert_eq!(self.told().await, None, "nobody has claimed it");
+        self.claims += 1;
+        self.gateway.claim_devices(&self.disk, self.claims).await;
+        self.told().await
     }
 
     async fn told(&mut self) -> Option<ExternalRecord> {
@@ -55,6 +81,12 @@ impl World {
             _ => None,
         })
     }
+}
+
+/// What the agency says of the device.
+fn claim(record: &ExternalRecord) -> DeviceClaim {
+    let key = signing::public(&"kab-demak".parse().unwrap());
+    record.claim.open(&key).unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -82,7 +114,7 @@ async fn what_is_printed_is_what_the_gateway_is_told() {
         !explained.contains('\u{2588}'),
         "no code where nobody looks"
     );
-    let told = world.told().await.unwrap();
+    let told = claim(&world.told_when_claimed().await.unwrap());
     assert_eq!(told.device.as_str(), "kab-demak/laptop-budi");
     let secret: [u8; 32] = STANDARD
         .decode(value(&configuration, "PrivateKey"))
@@ -91,7 +123,8 @@ async fn what_is_printed_is_what_the_gateway_is_told() {
         .unwrap();
     let public = PublicKey::from(&StaticSecret::from(secret));
     assert_eq!(told.wireguard.as_bytes(), public.as_bytes());
-    let address = format!("{}/32, {}/128", told.overlay_v4, told.overlay_v6);
+    let v6 = device_v6(&world.root, &told.wireguard);
+    let address = format!("{}/32, {v6}/128", told.overlay_v4);
     assert_eq!(value(&configuration, "Address"), address);
     assert_eq!(value(&configuration, "Endpoint"), "[2001:db8::30]:51820");
     assert!(value(&configuration, "AllowedIPs").starts_with("100.127.0.1/32, fd"));
@@ -135,14 +168,14 @@ async fn a_device_may_bring_its_own_key_and_a_code_is_shown_on_request() {
         configuration.contains("\n# PrivateKey = \n"),
         "{configuration}"
     );
-    let told = world.told().await.unwrap();
+    let told = claim(&world.told_when_claimed().await.unwrap());
     assert_eq!(told.wireguard.as_bytes(), public.as_bytes());
 
     let with_code = [&add[..2], &["phone", "--agency", "kab-demak", "--qr"]].concat();
     let shown = world.place.run(&with_code);
     assert!(String::from_utf8_lossy(&shown.stderr).contains('\u{2588}'));
     assert!(text(&shown).ends_with("PersistentKeepalive = 25\n"));
-    world.told().await.unwrap();
+    world.told_when_claimed().await.unwrap();
 
     for (arguments, reason) in [
         (&own[..], "already"),

@@ -58,7 +58,7 @@ async fn bad_frames_end_their_session_with_a_reason_and_disturb_no_other() {
     refused(
         &running,
         &[0xff; 4],
-        "a frame of 4294967295 bytes is longer than 1048576",
+        "a frame of 4294967295 bytes is longer than 4194304",
     )
     .await;
     refused(

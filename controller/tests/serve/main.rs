@@ -17,6 +17,7 @@ mod random;
 mod restarts;
 mod secrets;
 mod sessions;
+mod signing;
 mod strangers;
 mod support;
 mod versions;

@@ -40,7 +40,13 @@ fn a_hundred_restarts_leave_nothing_behind() {
         let status = serving.wait();
         if !killed {
             assert!(status.success(), "{status}: {}", place.logged());
-            let state = ["controller.key", "lock", "pnsbox.db", "root.key"];
+            let state = [
+                "admission.key",
+                "controller.key",
+                "lock",
+                "pnsbox.db",
+                "root.key",
+            ];
             assert_eq!(names(&place.state_dir()), state);
             assert!(!place.socket().exists(), "the socket is gone");
             sizes.push(size());

@@ -24,13 +24,20 @@ async fn boxes_join_get_views_and_deltas_and_nobody_gets_what_it_has() {
     let (mut second, mut second_disk) = running
         .join(2, "prov-jateng", "10.33.1.0/24", Some("203.0.113.30:51820"))
         .await;
+    // What policy would open now; then the other agency signs.
+    let delta = first.take_view(&mut first_disk).await;
+    assert_eq!(ids(&delta), ["proposal prov-jateng"]);
     let delta = first.take_view(&mut first_disk).await;
     assert_eq!(
         ids(&delta),
-        ["link prov-jateng", "peer prov-jateng/gw1"],
+        [
+            "agency prov-jateng",
+            "link prov-jateng",
+            "peer prov-jateng/gw1"
+        ],
         "only what the first lacks"
     );
-    let Record::Peer(peer) = &delta[1] else {
+    let Record::Peer(peer) = &delta[2] else {
         panic!("{delta:?}")
     };
     assert_eq!(peer.prefixes, ["10.33.1.0/24".parse().unwrap()]);

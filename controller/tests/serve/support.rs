@@ -12,11 +12,12 @@ use pnsbox_controller::serve::{self, Opened};
 use pnsbox_controller::store::Store;
 use pnsbox_controller::{keys, operator};
 use pnsbox_controller_core::audit::Origin;
-use pnsbox_controller_core::controller::Founding;
+use pnsbox_controller_core::controller::{Founding, Keys};
 use pnsbox_controller_core::fleet::FleetStatus;
 use pnsbox_controller_core::operator::{Answer, Refusal, Request};
 use pnsbox_proto::anchor::Anchor;
 use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::id::AgencyName;
 use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
 use pnsbox_proto::message::{JoinRequest, ToAgent, ToController, Token, ViewOutcome};
 use pnsbox_proto::time::UnixTime;
@@ -29,6 +30,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use crate::signing;
 
 /// The annotated example, which must be a policy.
 pub(crate) const EXAMPLE: &str = include_str!("../../../configs/policy.toml");
@@ -50,6 +53,7 @@ pub(crate) struct Running {
 /// A box with a session.
 pub(crate) struct Agent {
     pub(crate) root: Digest,
+    pub(crate) root_key: IdentityKey,
     pub(crate) controller: IdentityKey,
     pub(crate) connection: Connection,
     pub(crate) _endpoint: Endpoint,
@@ -75,18 +79,16 @@ pub(crate) fn found(folder: &Path) -> Config {
     };
     keys::private_dir(&config.state_dir).unwrap();
     let root = keys::load_or_make(&config.state_dir.join(keys::ROOT_KEY)).unwrap();
-    let controller = keys::load_or_make(&config.state_dir.join(keys::CONTROLLER_KEY)).unwrap();
+    let own = Keys {
+        controller: keys::load_or_make(&config.state_dir.join(keys::CONTROLLER_KEY)).unwrap(),
+        admission: keys::load_or_make(&config.state_dir.join(keys::ADMISSION_KEY)).unwrap(),
+    };
     let founding = Founding {
         name: "pns".parse().unwrap(),
         addresses: vec!["203.0.113.10:443".parse().unwrap()],
         pool: "100.127.0.0/16".parse().unwrap(),
     };
-    let first = founding.transaction(
-        &root,
-        &controller,
-        &Origin::here("test"),
-        UnixTime(1_795_392_000),
-    );
+    let first = founding.transaction(&root, &own, &Origin::here("test"), UnixTime(1_795_392_000));
     Store::open(&config.state_dir, Duration::ZERO)
         .unwrap()
         .transact(&first)
@@ -210,13 +212,16 @@ impl Running {
             agent.root, anchor.root,
             "the controller proves the root of the anchor"
         );
-        agent.say(&request(seed, anchor.token, lan, public)).await;
+        let agency = anchor.node.agency();
+        let request = joining(seed, Some(&agency), anchor.token, lan, public);
+        agent.say(&request).await;
         let joined = agent.hear().await;
         assert!(
             matches!(&joined, ToAgent::Joined { node, .. } if *node == anchor.node),
             "{joined:?}"
         );
         agent.take_view(&mut disk).await;
+        agent.sign(&mut disk).await;
         (agent, disk)
     }
 }
@@ -228,6 +233,7 @@ pub(crate) async fn connect(to: SocketAddr, seed: u8, disk: &Disk) -> Agent {
     let (send, receive) = connection.open_bi().await.unwrap();
     let mut agent = Agent {
         root: Digest([0; 32]),
+        root_key: IdentityKey([0; 32]),
         controller: peer_key(&connection).unwrap(),
         connection,
         _endpoint: endpoint,
@@ -258,7 +264,7 @@ pub(crate) async fn connect(to: SocketAddr, seed: u8, disk: &Disk) -> Agent {
     assert_eq!(certificate.controller, agent.controller);
     assert_eq!(certificate.network.as_str(), "pns");
     assert_eq!(observed.ip(), Ipv4Addr::LOCALHOST);
-    agent.root = root.fingerprint();
+    (agent.root, agent.root_key) = (root.fingerprint(), root);
     agent
 }
 
@@ -331,9 +337,21 @@ impl Disk {
     }
 }
 
+/// Of a box that cannot sign for its agency.
 pub(crate) fn request(seed: u8, token: Token, lan: &str, public: Option<&str>) -> ToController {
+    joining(seed, None, token, lan, public)
+}
+
+pub(crate) fn joining(
+    seed: u8,
+    agency: Option<&AgencyName>,
+    token: Token,
+    lan: &str,
+    public: Option<&str>,
+) -> ToController {
     ToController::Join(JoinRequest {
         token,
+        agency: agency.map(signing::public),
         wireguard: WireguardKey([seed; 32]),
         prefixes: vec![lan.parse().unwrap()],
         public_endpoint: public.map(|public| public.parse().unwrap()),

@@ -9,8 +9,10 @@ use std::time::Duration;
 use arbitrary::Unstructured;
 use pnsbox_agent_core::agent::Agent;
 use pnsbox_agent_core::event::{
-    ConnectionId, Identity, Input, Joined, Now, Output, SavedState, SavedView, Start,
+    ConnectionId, HostFacts, Identity, Input, Joined, Now, Output, SavedState, SavedView, Start,
 };
+use pnsbox_agent_core::host::HostConfig;
+use pnsbox_agent_core::trust::TrustState;
 use pnsbox_proto::certificate::ControllerCertificate;
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::{NetworkName, NodeName};
@@ -18,10 +20,10 @@ use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
 use pnsbox_proto::message::{LinkMessage, ToAgent, ToController, ViewOutcome};
 use pnsbox_proto::service::Audience;
 use pnsbox_proto::time::UnixTime;
-use pnsbox_proto::view::Manifest;
+use pnsbox_proto::view::{Manifest, SignedView};
 
 use super::byte;
-use super::network::{self, CONTROLLER, FAR, HUB, ME, NEAR, ROOT, STRANGER, known};
+use super::network::{self, CONTROLLER, FAR, HUB, ME, NEAR, NODES, ROOT, STRANGER, known};
 
 use inputs::{service, view_of};
 
@@ -63,8 +65,10 @@ struct World {
     outcomes: usize,
     /// Digests of views that the controller's key signed for this node, with their versions.
     signed: BTreeMap<Digest, u64>,
-    /// Version of the view that is on disk.
+    /// Version of the view that was kept last.
     version: u64,
+    /// Digest of the view that is on disk.
+    on_disk: Option<Digest>,
     /// The view that the agent asked the controller about last.
     asked: Option<Digest>,
     /// Generation that the host was asked for and has not answered.
@@ -93,6 +97,78 @@ struct Link {
     greeted: bool,
 }
 
+/// What a box comes back with from this saved view, on a host that looks like `facts`.
+pub(super) fn configuration(view: &SignedView, facts: HostFacts) -> Option<HostConfig> {
+    let now = Now {
+        monotonic: Duration::ZERO,
+        wall: UnixTime(1000),
+    };
+    let saved = SavedView {
+        certificate: network::certificate(ROOT, CONTROLLER, "pns"),
+        view: view.clone(),
+    };
+    let mut agent = Agent::new(start(Some(saved_state(Some(saved))), 1), now);
+    agent.handle(Input::HostFacts(facts), now);
+    let mut last = None;
+    while let Some(output) = agent.poll_output() {
+        if let Output::Apply { host, .. } = output {
+            last = Some(*host);
+        }
+    }
+    last
+}
+
+/// Tunnels have keys that agencies of this network claim, and prefixes and addresses that belong to them.
+fn only_what_is_signed(host: &HostConfig) {
+    for tunnel in &host.tunnels {
+        let claims = NODES.iter().map(|(_, number)| *number).chain([90]);
+        let mut claims = claims.filter(|number| tunnel.key.0 == [*number; 32]);
+        let number = claims
+            .next()
+            .expect("a key that nobody claims has a tunnel");
+        for prefix in &tunnel.allowed_prefixes {
+            let is_overlay = network::overlay(number).contains(prefix);
+            let is_lan = *prefix == network::lan(number) && number != 90;
+            assert!(is_overlay || is_lan, "{prefix} leads to {number}");
+        }
+    }
+}
+
+fn saved_state(view: Option<SavedView>) -> SavedState {
+    SavedState {
+        joined: Joined {
+            network: network::network(),
+            node: known(ME),
+        },
+        root: network::public(ROOT),
+        controllers: vec![network::controller_address()],
+        view,
+        prefixes: vec![network::lan(44)],
+        trust: TrustState::default(),
+        endpoints: BTreeMap::new(),
+    }
+}
+
+fn start(saved: Option<SavedState>, seed: u64) -> Start {
+    Start {
+        identity: Identity {
+            identity: network::public(44),
+            wireguard: WireguardKey([44; 32]),
+        },
+        agency_keys: vec![network::agency_secret(44)],
+        saved,
+        services: vec![
+            service("arsip", Audience::All),
+            service("data", Audience::Only(vec![known("prov-jateng")])),
+        ],
+        software: "fuzz".into(),
+        link_port: 51821,
+        http_port: 9586,
+        mtu: 1380,
+        seed,
+    }
+}
+
 impl World {
     fn new(kind: u8) -> Self {
         let now = Now {
@@ -114,32 +190,11 @@ impl World {
                 view_of(9, 1, 0, STRANGER),
             )),
         };
-        let saved = SavedState {
-            joined: Joined {
-                network: network::network(),
-                node: known(ME),
-            },
-            root: network::public(ROOT),
-            controllers: vec![network::controller_address()],
-            view: saved_view.map(|(certificate, view)| SavedView { certificate, view }),
-            endpoints: BTreeMap::new(),
-        };
-        let start = Start {
-            identity: Identity {
-                identity: network::public(44),
-                wireguard: WireguardKey([44; 32]),
-            },
-            saved: joined.then_some(saved),
-            services: vec![
-                service("arsip", Audience::All),
-                service("data", Audience::Only(vec![known("prov-jateng")])),
-            ],
-            software: "fuzz".into(),
-            link_port: 51821,
-            http_port: 9586,
-            mtu: 1380,
-            seed: kind.into(),
-        };
+        let saved = saved_view.map(|(certificate, view)| SavedView { certificate, view });
+        let on_disk = saved.as_ref().filter(|_| joined);
+        let on_disk = on_disk.map(|saved| saved.view.manifest.payload_digest());
+        let saved = joined.then(|| saved_state(saved));
+        let start = start(saved, kind.into());
         let mut world = Self {
             agent: Agent::new(start, now),
             now,
@@ -152,6 +207,7 @@ impl World {
             outcomes: 0,
             signed: if joined { signed } else { BTreeMap::new() },
             version: 0,
+            on_disk,
             asked: None,
             applying: None,
             generation: 0,
@@ -274,6 +330,7 @@ impl World {
                 assert!(generation > self.generation, "a generation comes again");
                 assert_eq!(self.applying, None, "two configurations are under way");
                 assert!(self.joined && host.interface.is_some());
+                only_what_is_signed(&host);
                 self.generation = generation;
                 self.applying = Some(generation);
             }
@@ -359,7 +416,12 @@ impl World {
         let Some(SavedView { view, certificate }) = &saved.view else {
             return;
         };
-        let version = self.signed.get(&view.manifest.payload_digest()).copied();
+        let digest = view.manifest.payload_digest();
+        if self.on_disk.replace(digest) == Some(digest) {
+            // Written again for what was learnt since, whether it is in force again or not.
+            return;
+        }
+        let version = self.signed.get(&digest).copied();
         let version = version.expect("saved is what was signed");
         assert!(version >= self.version, "saved is an older one");
         self.version = version;

@@ -201,6 +201,7 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
         root: network::public(ROOT),
         controller: network::public(CONTROLLER),
         certificate: network::certificate(ROOT, CONTROLLER, "pns"),
+        admission: network::certificate(ROOT, CONTROLLER, "pns"),
         addresses: vec![network::controller_address()],
         pool: known("100.127.0.0/16"),
         created: UnixTime(1),
@@ -215,6 +216,8 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
             class: None,
             region: None,
             added: UnixTime(1),
+            key: None,
+            keepers: BTreeSet::new(),
         };
         registry.agencies.insert(known(name), agency);
     }
@@ -236,6 +239,7 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
             claimed,
             joined: UnixTime(1),
             order: order as u64,
+            claim: None,
         };
         registry.nodes.insert(known(name), node);
     }

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use arbitrary::Unstructured;
-use pnsbox_agent_core::view::{Judge, Refusal, View};
+use pnsbox_agent_core::view::{Accepted, Judge, Refusal};
 use pnsbox_controller_core::audit::Origin;
-use pnsbox_controller_core::controller::{Controller, Founding, Now, Output};
+use pnsbox_controller_core::controller::{Controller, Founding, Keys, Now, Output};
 use pnsbox_controller_core::operator::{Answer, Request};
 use pnsbox_controller_core::session::SessionId;
 use pnsbox_controller_core::store::{Entry, Transaction};
@@ -20,7 +20,7 @@ use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::SignedView;
 use serde_json::Value;
 
-use super::network::{self, CONTROLLER, ROOT, known};
+use super::network::{self, ADMISSION, CONTROLLER, ROOT, known};
 
 pub use steps::seeds;
 
@@ -41,8 +41,8 @@ pub fn run(data: &[u8]) {
 
 /// More than this many rounds show nothing new.
 const MAX_STEPS: usize = 100;
-/// What one input may make it say, beside ending sessions: a view for each node, twice, and an answer.
-const MAX_OUTPUTS: usize = 2 * BOXES + 2;
+/// What one input may make it say, beside ending sessions: a view for each node, twice, news of agencies, and an answer.
+const MAX_OUTPUTS: usize = 3 * BOXES + 2;
 /// Boxes that there are, each with a key of its own.
 const BOXES: usize = 5;
 const FIRST_KEY: u8 = 100;
@@ -71,7 +71,7 @@ struct World {
 struct Member {
     node: Option<NodeName>,
     /// What it accepted last, as an agent would.
-    held: Option<View>,
+    held: Option<Accepted>,
     /// Version of the last view that it was sent.
     sent: u64,
     /// Digest of the last view that it was sent.
@@ -97,8 +97,8 @@ impl World {
             addresses: vec![network::controller_address()],
             pool: known("100.127.0.0/16"),
         };
-        let (root, key) = (network::secret(ROOT), network::secret(CONTROLLER));
-        let first = founding.transaction(&root, &key, &Origin::here("fuzz"), UnixTime(START));
+        let root = network::secret(ROOT);
+        let first = founding.transaction(&root, &keys(), &Origin::here("fuzz"), UnixTime(START));
         let mut entries = BTreeMap::new();
         commit(&mut entries, 1, &first);
         let mut world = Self {
@@ -219,7 +219,9 @@ impl World {
             ToAgent::Welcome { node, .. } => assert_eq!(node, self.boxes[member].node),
             ToAgent::Joined { node, .. } => self.joins(member, node),
             ToAgent::JoinRefused { .. } => {}
-            ToAgent::Checked { .. } => assert!(self.boxes[member].node.is_some()),
+            ToAgent::Checked { .. } | ToAgent::Documents { .. } => {
+                assert!(self.boxes[member].node.is_some());
+            }
             ToAgent::View(view) => {
                 let may_lack = open.lied || open.owes;
                 open.owes = true;
@@ -283,6 +285,13 @@ impl World {
     }
 }
 
+fn keys() -> Keys {
+    Keys {
+        controller: network::secret(CONTROLLER),
+        admission: network::secret(ADMISSION),
+    }
+}
+
 fn load(entries: &BTreeMap<String, (u64, String)>) -> Controller {
     let entry = |(key, (revision, value)): (&String, &(u64, String))| Entry {
         key: key.clone(),
@@ -290,7 +299,7 @@ fn load(entries: &BTreeMap<String, (u64, String)>) -> Controller {
         revision: *revision,
     };
     let listed: Vec<Entry> = entries.iter().map(entry).collect();
-    Controller::load(&listed, network::secret(CONTROLLER)).expect("what was stored can be loaded")
+    Controller::load(&listed, keys()).expect("what was stored can be loaded")
 }
 
 fn commit(entries: &mut BTreeMap<String, (u64, String)>, revision: u64, transaction: &Transaction) {

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use arbitrary::Unstructured;
 use ed25519_dalek::VerifyingKey;
 use pnsbox_agent_core::event::{HostFacts, InterfaceAddress, Uplink};
-use pnsbox_agent_core::host_config::{Settings, host_config};
-use pnsbox_agent_core::view::{Judge, Refusal, View};
+use pnsbox_agent_core::view::{Accepted, Judge, Refusal};
 use pnsbox_proto::anchor::{Anchor, AnchorError};
 use pnsbox_proto::certificate::ControllerCertificate;
 use pnsbox_proto::envelope::{Document, Envelope};
@@ -16,7 +15,7 @@ use pnsbox_proto::view::{Manifest, Record, SignedView};
 use sha2::{Digest as _, Sha256};
 
 use super::network::{self, CONTROLLER, HUB, ME, ROOT, STRANGER, known};
-use super::{below, byte, chunk, chunked};
+use super::{agent, below, byte, chunk, chunked};
 
 /// Throws `data` at anchors, envelopes and views.
 pub fn run(data: &[u8]) {
@@ -166,7 +165,7 @@ impl Offer {
         let chosen = byte(bytes);
         let known_records = network::records();
         let good = known_records.iter().enumerate();
-        let good = good.filter(|(i, _)| chosen & (1 << i) != 0);
+        let good = good.filter(|(i, _)| chosen & (1 << i.min(&7)) != 0);
         let mut records: Vec<_> = good.map(|(_, record)| network::text(record)).collect();
         for number in 0..below(bytes, 4) {
             let place = below(bytes, records.len() + 1);
@@ -195,7 +194,7 @@ impl Offer {
     }
 
     /// How many records are neither sent nor held.
-    fn lacks(&self, held: Option<&View>) -> usize {
+    fn lacks(&self, held: Option<&Accepted>) -> usize {
         let held: BTreeSet<&String> = held.iter().flat_map(|view| &view.signed.records).collect();
         let sent: BTreeSet<&String> = (0..self.records.len())
             .filter(|i| *i >= 8 || self.missing & (1 << i) == 0)
@@ -222,7 +221,7 @@ fn view(bytes: &mut Unstructured<'_>) {
         node: &node,
         controller: &controller,
     };
-    let mut held: Option<View> = None;
+    let mut held: Option<Accepted> = None;
     for _ in 0..=below(bytes, 3) {
         let offer = Offer::read(bytes);
         let signed = offer.signed(bytes);
@@ -258,7 +257,7 @@ fn view(bytes: &mut Unstructured<'_>) {
             Ok(view) => {
                 assert_eq!(offer.lacks(held.as_ref()), 0);
                 holds_what_was_good(&view, &offer);
-                comes_into_force(&view, bytes);
+                comes_into_force(&signed, bytes);
                 held = Some(view);
             }
         }
@@ -266,7 +265,7 @@ fn view(bytes: &mut Unstructured<'_>) {
 }
 
 /// Every record that is right is in the view; every other one is named in quarantine, and nothing else is.
-fn holds_what_was_good(view: &View, offer: &Offer) {
+fn holds_what_was_good(view: &Accepted, offer: &Offer) {
     let poison: Vec<&String> = offer
         .records
         .iter()
@@ -288,6 +287,9 @@ fn holds_what_was_good(view: &View, offer: &Offer) {
             Record::External(device) => {
                 assert_eq!(view.externals.get(&device.device), Some(&device));
             }
+            Record::Admission(_) | Record::Agency(_) | Record::Member(_) | Record::Proposal(_) => {
+                panic!("those are not offered one by one")
+            }
         }
     }
     let good = offer.records.len() - poison.len();
@@ -295,25 +297,21 @@ fn holds_what_was_good(view: &View, offer: &Offer) {
     let others = view.links.len() + view.externals.len() + relays;
     assert_eq!(1 + view.peers.len() + others, good);
     assert_eq!(view.id.version, offer.version);
-    assert_eq!(view.signed.records.len(), offer.records.len());
+    let signers = network::signers().len();
+    assert_eq!(view.signed.records.len(), offer.records.len() + signers);
 }
 
-/// The host's configuration names only peers of the view, and nothing to do with the box's own network is routed.
-fn comes_into_force(view: &View, bytes: &mut Unstructured<'_>) {
-    let facts = facts(bytes);
-    let settings = Settings {
-        link: 51821,
-        http: 9586,
-        mtu: 1380,
-        endpoints: [].into(),
-    };
-    let Ok(config) = host_config(view, &facts, &settings) else {
+/// The host's configuration names only keys that agencies of the network claim, and nothing to do with the box's own
+/// network is routed.
+fn comes_into_force(view: &SignedView, bytes: &mut Unstructured<'_>) {
+    let Some(config) = agent::configuration(view, facts(bytes)) else {
         return;
     };
-    assert_eq!(
-        config.tunnels.len(),
-        view.peers.len() + view.externals.len()
-    );
+    for tunnel in &config.tunnels {
+        let known = network::NODES.iter().map(|(_, number)| *number).chain([90]);
+        let is_claimed = known.into_iter().any(|number| tunnel.key.0 == [number; 32]);
+        assert!(is_claimed, "{} is nobody's key", tunnel.key);
+    }
     for throw in &config.throws {
         assert!(
             !config.routes.contains(throw),

@@ -241,6 +241,7 @@ pub(super) fn to_controller() -> Vec<ToController> {
         },
         ToController::Join(pnsbox_proto::message::JoinRequest {
             token: anchor.token,
+            agency: Some(network::agency_public(44)),
             wireguard: WireguardKey([8; 32]),
             prefixes: vec![known("10.44.1.0/24"), known("fd44::/64")],
             public_endpoint: Some(network::controller_address()),
@@ -254,6 +255,9 @@ pub(super) fn to_controller() -> Vec<ToController> {
             )],
         },
         ToController::Check { view: digest },
+        ToController::Documents {
+            documents: vec![network::document(0, 144, 9, true).1],
+        },
         outcome(ViewOutcome::Applied),
         outcome(ViewOutcome::OnTrial),
         outcome(ViewOutcome::RolledBack {
@@ -295,6 +299,10 @@ pub(super) fn to_agent() -> Vec<ToAgent> {
             reason: "it is".into(),
         }),
         ToAgent::View(view),
+        ToAgent::Documents {
+            documents: vec![network::document(1, 133, 9, true).1],
+            quarantine: None,
+        },
         ToAgent::Checked {
             view: Digest([5; 32]),
         },

@@ -1,11 +1,15 @@
 //! A network in miniature, the same in every run: keys by number, records, views, messages.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ed25519_dalek::SigningKey;
 use pnsbox_proto::access::Opening;
+use pnsbox_proto::address;
+use pnsbox_proto::agency::{
+    Admission, AgencyDocument, DeviceClaim, LinkConsent, NodeClaim, Statement, Subject, Void,
+};
 use pnsbox_proto::anchor::Anchor;
-use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::certificate::{AdmissionCertificate, ControllerCertificate};
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::health::{HealthReport, PeerHealth};
 use pnsbox_proto::id::{NetworkName, NodeName};
@@ -14,14 +18,16 @@ use pnsbox_proto::message::Token;
 use pnsbox_proto::service::{Audience, Service, ServiceKind};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{
-    AuditHead, ExternalRecord, LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record,
-    RecordEntry, RelayRecord, SignedView,
+    AdmissionRecord, AgencyRecord, AuditHead, ExternalRecord, LinkRecord, Manifest, MemberKind,
+    MemberRecord, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry, RelayRecord, SignedView,
 };
 
 /// Number of the root's key, of the controller's, of a stranger's. Nodes have the key of their number below.
 pub(super) const ROOT: u8 = 1;
 pub(super) const CONTROLLER: u8 = 2;
 pub(super) const STRANGER: u8 = 3;
+/// Of who may admit agencies.
+pub(super) const ADMISSION: u8 = 4;
 
 /// The node under test, and its peers.
 pub(super) const ME: &str = "kab-demak/gw1";
@@ -76,7 +82,6 @@ pub(super) fn node_record(name: &str, number: u8) -> Record {
     Record::Node(NodeRecord {
         node: known(name),
         overlay_v4: Ipv4Addr::new(100, 127, 0, number),
-        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
         pool: known("100.127.0.0/16"),
         prefixes: vec![lan(number)],
         held: Vec::new(),
@@ -88,10 +93,7 @@ pub(super) fn node_record(name: &str, number: u8) -> Record {
 pub(super) fn peer_record(name: &str, number: u8, path: PeerPath) -> Record {
     Record::Peer(PeerRecord {
         node: known(name),
-        identity: public(number),
-        wireguard: WireguardKey([number; 32]),
-        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
-        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        claim: Envelope::sign(&claim(name, number, 1), &agency_secret(number)),
         prefixes: vec![lan(number)],
         path,
         keepalive: true,
@@ -108,6 +110,8 @@ pub(super) fn link_record(with: &str, number: u8) -> Record {
         with: known(with),
         opens: vec![opening(lan(44), "tcp/5432")],
         opened: vec![opening(lan(number), "tcp/80-8099")],
+        ours: Envelope::sign(&consent("kab-demak", with, 2), &agency_secret(44)),
+        theirs: Envelope::sign(&consent(with, "kab-demak", 2), &agency_secret(number)),
     })
 }
 
@@ -119,9 +123,7 @@ pub(super) fn external_record(name: &str, number: u8) -> Record {
     };
     Record::External(ExternalRecord {
         device: known(name),
-        wireguard: WireguardKey([number; 32]),
-        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
-        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        claim: Envelope::sign(&device_claim(name, number), &agency_secret(44)),
         opens: vec![opening(lan(44), "tcp/22")],
         beyond: vec![opening(lan(33), "udp/53")],
     })
@@ -150,7 +152,124 @@ pub(super) fn records() -> Vec<Record> {
         }),
         peer_record(NEAR, 66, PeerPath::Passive),
         external_record("kab-demak/laptop-budi", 90),
+        link_record("kab-kudus", 66),
     ]
+}
+
+/// Whose key is whose, which every view says, and what [`ME`] is to its own agency.
+pub(super) fn signers() -> Vec<Record> {
+    let certificate = AdmissionCertificate {
+        network: network(),
+        admission: public(ADMISSION),
+        issued: UnixTime(1),
+        ends: UnixTime(100),
+    };
+    let mut records = vec![Record::Admission(AdmissionRecord {
+        certificate: Envelope::sign(&certificate, &secret(ROOT)),
+    })];
+    for (node, number) in NODES {
+        let agency = known::<NodeName>(node).agency();
+        let admission = Admission {
+            network: network(),
+            agency: agency.clone(),
+            key: agency_public(number),
+            issued: UnixTime(50),
+        };
+        records.push(Record::Agency(AgencyRecord {
+            agency,
+            admission: Envelope::sign(&admission, &secret(ADMISSION)),
+            successions: Vec::new(),
+        }));
+    }
+    let own = claim(ME, 44, 1);
+    records.push(Record::Member(MemberRecord {
+        name: own.node.clone(),
+        wireguard: own.wireguard,
+        overlay_v4: own.overlay_v4,
+        what: MemberKind::Box {
+            identity: own.identity,
+            prefixes: own.prefixes.clone(),
+        },
+        claim: Some(Envelope::sign(&own, &agency_secret(44))),
+    }));
+    records
+}
+
+/// The key of the agency whose node has this number.
+pub(super) fn agency_secret(number: u8) -> SigningKey {
+    secret(number + 100)
+}
+
+pub(super) fn agency_public(number: u8) -> IdentityKey {
+    public(number + 100)
+}
+
+pub(super) fn claim(name: &str, number: u8, sequence: u64) -> NodeClaim {
+    NodeClaim {
+        network: network(),
+        node: known(name),
+        identity: public(number),
+        wireguard: WireguardKey([number; 32]),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        prefixes: vec![lan(number)],
+        sequence,
+        issued: UnixTime(60),
+    }
+}
+
+fn device_claim(name: &str, number: u8) -> DeviceClaim {
+    DeviceClaim {
+        network: network(),
+        device: known(name),
+        wireguard: WireguardKey([number; 32]),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        gateway: known(ME),
+        sequence: 3,
+        issued: UnixTime(60),
+    }
+}
+
+pub(super) fn consent(agency: &str, with: &str, sequence: u64) -> LinkConsent {
+    LinkConsent {
+        network: network(),
+        agency: known(agency),
+        with: known(with),
+        opens: None,
+        until: None,
+        sequence,
+        issued: UnixTime(60),
+    }
+}
+
+/// What an agency says of how far it is; `void` says whether its consent with [`ME`]'s is taken back.
+pub(super) fn statement(agency: &str, sequence: u64, void: bool) -> Statement {
+    Statement {
+        network: network(),
+        agency: known(agency),
+        sequence,
+        issued: UnixTime(1000),
+        void: match void {
+            true => vec![Void {
+                subject: Subject::Consent(known("kab-demak")),
+                below: 3,
+            }],
+            false => Vec::new(),
+        },
+    }
+}
+
+/// A statement of the agency of one of [`NODES`], signed by the key with the number `signer`.
+pub(super) fn document(
+    node: usize,
+    signer: u8,
+    sequence: u64,
+    void: bool,
+) -> (NodeName, AgencyDocument) {
+    let (name, _) = NODES[node % NODES.len()];
+    let name: NodeName = known(name);
+    let statement = statement(name.agency().as_str(), sequence, void);
+    let signed = Envelope::sign(&statement, &secret(signer));
+    (name, AgencyDocument::Statement(signed))
 }
 
 /// A record as it stands in a manifest: its id and its text.
@@ -171,6 +290,7 @@ pub(super) fn view(
         id: id.clone(),
         sha256: Digest::of(text.as_bytes()),
     };
+    let signers: Vec<_> = signers().iter().map(text).collect();
     let manifest = Manifest {
         network: known(network),
         node: node.clone(),
@@ -180,12 +300,14 @@ pub(super) fn view(
             entries: version,
             digest: Digest::of(&version.to_be_bytes()),
         },
-        records: records.iter().map(entry).collect(),
+        records: signers.iter().chain(records).map(entry).collect(),
     };
     let travel = records.iter().enumerate().filter(|(i, _)| sent(*i));
     SignedView {
         manifest: Envelope::sign(&manifest, &secret(signer)),
-        records: travel.map(|(_, (_, text))| text.clone()).collect(),
+        records: (signers.iter().map(|(_, text)| text.clone()))
+            .chain(travel.map(|(_, (_, text))| text.clone()))
+            .collect(),
     }
 }
 
@@ -227,6 +349,17 @@ pub(super) fn health(words: &str) -> HealthReport {
     }
 }
 
-fn lan(number: u8) -> ipnet::IpNet {
+/// Overlay addresses of the node or device with this number.
+pub(super) fn overlay(number: u8) -> [ipnet::IpNet; 2] {
+    let root = public(ROOT);
+    let v6 = match number {
+        90 => address::device_v6(&root, &WireguardKey([number; 32])),
+        _ => address::node_v6(&root, &public(number)),
+    };
+    let v4 = Ipv4Addr::new(100, 127, 0, number);
+    [IpAddr::from(v4).into(), IpAddr::from(v6).into()]
+}
+
+pub(super) fn lan(number: u8) -> ipnet::IpNet {
     known(&format!("10.{number}.1.0/24"))
 }

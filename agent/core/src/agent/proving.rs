@@ -42,7 +42,7 @@ impl Agent {
         let (Some(trial), Some(view)) = (&mut self.trial, self.force.view()) else {
             return;
         };
-        let view = view.id.digest;
+        let view = view.id().digest;
         let (peers, asks_controller) = trial.asks(now.monotonic);
         self.with_links(|links, out| {
             for peer in peers {
@@ -56,7 +56,7 @@ impl Agent {
     }
 
     pub(super) fn controller_answered(&mut self, view: Digest, now: Now) {
-        let is_it = self.force.view().is_some_and(|v| v.id.digest == view);
+        let is_it = self.force.view().is_some_and(|v| v.id().digest == view);
         if let Some(trial) = self.trial.as_mut().filter(|_| is_it) {
             trial.controller_answered();
             self.judge_trial(now);
@@ -86,23 +86,25 @@ impl Agent {
     }
 
     fn take_back(&mut self, trial: Trial, reason: String, now: Now) {
-        let Some(id) = self.force.view().map(|view| view.id) else {
+        let Some(id) = self.force.view().map(|view| view.id()) else {
             return;
         };
         warn!(version = id.version, %reason, "the view before comes back");
         self.tally.views_refused += 1;
         let (before, again) = trial.into_before(now.monotonic);
         // The newest of them is what the controller waits to hear of.
-        if !(self.taken_back.as_ref()).is_some_and(|back| back.id.version > id.version) {
+        let is_newest = |back: &TakenBack| back.id.version <= id.version;
+        if self.taken_back.as_ref().is_none_or(is_newest) {
             self.taken_back = Some(TakenBack { id, reason });
         }
         self.say_taken_back();
         self.trial = again;
-        let (mut out, sent_by) = (Vec::new(), None);
-        let candidate = Candidate {
-            view: before,
-            sent_by,
+        // More may be known by now than when it was in force.
+        let Some(view) = self.judge(before.accepted, now) else {
+            return;
         };
+        let (mut out, sent_by) = (Vec::new(), None);
+        let candidate = Candidate { view, sent_by };
         let ended = self
             .force
             .put(candidate, &self.facts, now.monotonic, &mut out);

@@ -19,7 +19,11 @@ pub(crate) struct Unsaved {
 impl Agent {
     /// Has the state written as it is now.
     pub(crate) fn save(&mut self) {
-        if let Some(saved) = &self.saved {
+        if let Some(saved) = &mut self.saved {
+            if let Some(trust) = &mut self.trust {
+                trust.take_must_save();
+                saved.trust = trust.state().clone();
+            }
             self.outputs
                 .push_back(Output::Persist(Box::new(saved.clone())));
         }

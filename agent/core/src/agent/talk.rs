@@ -1,16 +1,25 @@
 //! The talk with the controller: when to dial, joining, greeting, and what is heard.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::message::{JoinRequest, ToAgent, ToController};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use super::Agent;
 use crate::control::{Expected, Session, judge_certificate};
 use crate::event::{JoinCommand, Joined, Now, Output, SavedState};
 use crate::links::Links;
+use crate::trust::TrustState;
+
+/// Prefixes as the controller keeps them.
+fn in_order(prefixes: &[IpNet]) -> Vec<IpNet> {
+    let sorted: BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+    sorted.into_iter().collect()
+}
 
 impl Agent {
     pub(super) fn tick_control(&mut self, now: Now) {
@@ -98,7 +107,7 @@ impl Agent {
                 certificate,
                 observed,
                 node,
-                ..
+                now: theirs,
             } => {
                 let Session::Greeting { key, .. } = self.control.session else {
                     return;
@@ -107,7 +116,10 @@ impl Agent {
                     Ok(()) => {
                         self.control.online(key, certificate, observed, now);
                         self.tally.sessions += 1;
-                        self.greeted();
+                        if let Some(trust) = &mut self.trust {
+                            trust.compare_clock(theirs, now.wall);
+                        }
+                        self.greeted(now);
                     }
                     Err(reason) if self.control.join.is_some() => self.end_join(Err(reason), now),
                     Err(reason) => self.close_control(&reason, now),
@@ -133,16 +145,8 @@ impl Agent {
                     );
                 }
                 let joined = Joined { network, node };
-                self.links = Some(Links::new(joined.node.clone()));
-                let saved = SavedState {
-                    joined: joined.clone(),
-                    root,
-                    controllers,
-                    view: None,
-                    endpoints: BTreeMap::new(),
-                };
-                self.saved = Some(saved);
-                self.save();
+                let prefixes = in_order(&join.command.prefixes);
+                self.belong(joined.clone(), root, controllers, prefixes);
                 self.end_join(Ok(joined), now);
                 self.announce();
             }
@@ -152,14 +156,43 @@ impl Agent {
                 self.end_join(Err(reason.to_string()), now);
             }
             ToAgent::View(offered) if self.control.is_online() => self.offered(&offered, now),
+            ToAgent::Documents {
+                documents,
+                quarantine,
+            } if self.control.is_online() => {
+                self.controller_told(&documents, quarantine.as_ref(), now);
+            }
             ToAgent::Checked { view } if self.control.is_online() => {
                 self.controller_answered(view, now);
             }
             ToAgent::Joined { .. }
             | ToAgent::JoinRefused { .. }
             | ToAgent::View(_)
+            | ToAgent::Documents { .. }
             | ToAgent::Checked { .. } => {}
         }
+    }
+
+    /// The box has a place in a network, which it keeps.
+    fn belong(
+        &mut self,
+        joined: Joined,
+        root: IdentityKey,
+        controllers: Vec<SocketAddr>,
+        prefixes: Vec<IpNet>,
+    ) {
+        self.links = Some(Links::new(joined.node.clone()));
+        self.saved = Some(SavedState {
+            joined,
+            root,
+            controllers,
+            view: None,
+            prefixes,
+            trust: TrustState::default(),
+            endpoints: BTreeMap::new(),
+        });
+        self.begin_trust();
+        self.save();
     }
 
     /// Whether to believe the controller that introduced itself.
@@ -197,11 +230,12 @@ impl Agent {
     }
 
     /// The controller is believed: say what it waits for.
-    fn greeted(&mut self) {
+    fn greeted(&mut self, now: Now) {
         if let Some(join) = &self.control.join {
             let request = JoinRequest {
                 token: join.command.anchor.token.clone(),
                 wireguard: self.identity.wireguard,
+                agency: self.newest_agency_key(),
                 prefixes: join.command.prefixes.clone(),
                 public_endpoint: join.command.public_endpoint,
                 second_endpoint: join.command.second_endpoint,
@@ -212,6 +246,7 @@ impl Agent {
             self.reporter.report_soon();
             // The outcome may have been lost with the session before.
             self.acknowledge();
+            self.tell_unheard(now);
         }
     }
 

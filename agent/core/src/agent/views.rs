@@ -15,7 +15,7 @@ use crate::control::Session;
 use crate::event::{Now, SavedState, SavedView};
 use crate::force::{Candidate, Ended};
 use crate::links::Links;
-use crate::view::{Judge, Refusal, View};
+use crate::view::{Accepted, Judge, Refusal, View};
 
 impl Agent {
     /// Puts the saved view into force, without asking anybody.
@@ -23,7 +23,10 @@ impl Agent {
         let Some(saved) = &self.saved else { return };
         let Some(view) = &saved.view else { return };
         match judge_saved(saved, view) {
-            Ok(view) => {
+            Ok(accepted) => {
+                let Some(view) = self.judge(accepted, now) else {
+                    return;
+                };
                 let (mut out, sent_by) = (Vec::new(), None);
                 let candidate = Candidate { view, sent_by };
                 // At the start there are no facts, and so nothing to refuse for.
@@ -50,7 +53,7 @@ impl Agent {
         if self
             .force
             .view()
-            .is_some_and(|view| view.id.digest == digest)
+            .is_some_and(|view| view.id().digest == digest)
         {
             return self.acknowledge();
         }
@@ -62,7 +65,7 @@ impl Agent {
         if self
             .force
             .newest()
-            .is_some_and(|view| view.id.digest == digest)
+            .is_some_and(|view| view.id().digest == digest)
         {
             // On its way into force; it is answered when the attempt ends.
             return;
@@ -73,13 +76,19 @@ impl Agent {
             node: &joined.node,
             controller: key,
         };
-        match judge.accept(offered, self.force.newest()) {
-            Ok(view) => {
-                if !view.quarantined.is_empty() {
-                    warn!(records = ?view.quarantined, "records of the view cannot be read and are left out");
+        let held = self.force.newest().map(|view| &view.accepted);
+        match judge.accept(offered, held) {
+            Ok(accepted) => {
+                let sent_by = Some(certificate.clone());
+                let Some(view) = self.judge(accepted, now) else {
+                    return;
+                };
+                self.note_refused(&view, now);
+                if !view.accepted.quarantined.is_empty() {
+                    warn!(records = ?view.accepted.quarantined, "records of the view cannot be read and are left out");
                 }
-                info!(version = view.id.version, "a view is accepted");
-                let (mut out, sent_by) = (Vec::new(), Some(certificate.clone()));
+                info!(version = view.id().version, "a view is accepted");
+                let mut out = Vec::new();
                 let candidate = Candidate { view, sent_by };
                 let ended = self
                     .force
@@ -95,6 +104,7 @@ impl Agent {
             }
             Err(refusal) => {
                 warn!(%refusal, "a view is refused");
+                self.distrust_refusal(&refusal, now);
                 self.tally.views_refused += 1;
                 self.refuse(
                     offered,
@@ -104,6 +114,18 @@ impl Agent {
                     },
                 );
             }
+        }
+    }
+
+    /// What only a controller sends that lost its history, or another's.
+    fn distrust_refusal(&mut self, refusal: &Refusal, now: Now) {
+        match refusal {
+            Refusal::Incomplete(_) | Refusal::NoNode => {}
+            Refusal::Envelope(_)
+            | Refusal::OtherNetwork { .. }
+            | Refusal::OtherNode { .. }
+            | Refusal::NotNewer { .. }
+            | Refusal::OtherHistory { .. } => self.distrust(refusal.to_string(), now),
         }
     }
 
@@ -153,7 +175,7 @@ impl Agent {
         let Some(view) = self.force.view() else {
             return;
         };
-        info!(version = view.id.version, "the view is in force");
+        info!(version = view.id().version, "the view is in force");
         self.tally.views_applied += 1;
         self.broken_state = None;
         let mut out = Vec::new();
@@ -170,6 +192,7 @@ impl Agent {
             (None, _) => self.acknowledge(),
         }
         self.announce();
+        self.tell_unheard(now);
         self.reporter.report_soon();
     }
 
@@ -180,9 +203,9 @@ impl Agent {
         };
         saved.view = Some(SavedView {
             certificate,
-            view: view.signed.clone(),
+            view: view.accepted.signed.clone(),
         });
-        let version = view.id.version;
+        let version = view.id().version;
         self.taken_back.take_if(|back| back.id.version < version);
         self.save();
         self.acknowledge();
@@ -198,17 +221,17 @@ impl Agent {
             None => ViewOutcome::Applied,
         };
         let message = ToController::ViewOutcome {
-            version: view.id.version,
-            digest: view.id.digest,
+            version: view.id().version,
+            digest: view.id().digest,
             outcome,
-            quarantined: view.quarantined.clone(),
+            quarantined: view.accepted.quarantined.clone(),
         };
         self.say(message);
     }
 }
 
 /// Judges what was on disk as if it came from the network: root, certificate, manifest.
-fn judge_saved(saved: &SavedState, view: &SavedView) -> Result<View, String> {
+fn judge_saved(saved: &SavedState, view: &SavedView) -> Result<Accepted, String> {
     let certificate: ControllerCertificate = view
         .certificate
         .open(&saved.root)

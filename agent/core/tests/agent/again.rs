@@ -104,8 +104,8 @@ fn a_view_that_collides_is_refused_once_in_ten_seconds_however_long_the_box_is_u
 fn an_uplink_that_moves_into_the_pool_is_a_condition_and_takes_nothing_away() {
     let mut agent = in_force(1);
     // Overlay IPv6 addresses share 48 bits.
-    for inside in ["100.127.3.4/24", "fd00:0:0:7::4/64"] {
-        agent.input(Input::HostFacts(facts(inside)));
+    for inside in ["100.127.3.4/24".to_owned(), format!("{}/64", v6(7))] {
+        agent.input(Input::HostFacts(facts(&inside)));
         assert_eq!(applied(&mut agent), None);
         assert_eq!(agent.agent.status(agent.now).view_applied, 1);
         assert!(agent.condition_codes().contains(&"pool_collision"));

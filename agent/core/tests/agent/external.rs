@@ -1,6 +1,6 @@
 //! Plain WireGuard devices: tunnels and rules like anybody's, and nothing of what members are.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::support::*;
@@ -8,11 +8,30 @@ use ipnet::IpNet;
 use pnsbox_agent_core::event::{Input, Output, TunnelState};
 use pnsbox_agent_core::host::{ForwardRule, HostConfig, Tunnel, TunnelPath};
 use pnsbox_proto::access::Opening;
+use pnsbox_proto::address::device_v6;
+use pnsbox_proto::agency::DeviceClaim;
+use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::key::WireguardKey;
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{DeviceBehind, ExternalRecord, PeerPath, Record};
 
 const LAPTOP: &str = "kab-demak/laptop-budi";
+
+/// What the agency of the gateway says of the device.
+fn claim(gateway: &str) -> Envelope {
+    let gateway = node(gateway);
+    let claim = DeviceClaim {
+        network: "pns".parse().unwrap(),
+        device: node(&format!("{}/laptop-budi", gateway.agency())),
+        wireguard: WireguardKey([90; 32]),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, 90),
+        gateway: gateway.clone(),
+        sequence: 3,
+        issued: UnixTime(60),
+    };
+    let number = number_of(gateway.agency().as_str());
+    Envelope::sign(&claim, &agency_secret(number))
+}
 
 fn opening(prefix: &str, allow: &str) -> Opening {
     Opening {
@@ -24,9 +43,7 @@ fn opening(prefix: &str, allow: &str) -> Opening {
 fn device() -> Record {
     Record::External(ExternalRecord {
         device: node(LAPTOP),
-        wireguard: WireguardKey([90; 32]),
-        overlay_v4: Ipv4Addr::new(100, 127, 0, 90),
-        overlay_v6: "fd00::5a".parse().unwrap(),
+        claim: claim(ME),
         opens: vec![opening("10.44.1.0/24", "tcp/22")],
         beyond: vec![opening("10.33.1.0/24", "tcp/445")],
     })
@@ -35,7 +52,7 @@ fn device() -> Record {
 fn overlay() -> Vec<IpNet> {
     vec![
         "100.127.0.90/32".parse().unwrap(),
-        "fd00::5a/128".parse().unwrap(),
+        IpAddr::from(device_v6(&public(&secret(1)), &WireguardKey([90; 32]))).into(),
     ]
 }
 
@@ -92,8 +109,7 @@ fn behind_another_gateway_a_device_may_use_its_openings_and_not_those_of_the_age
             && peer.node == node(HUB)
         {
             peer.devices = vec![DeviceBehind {
-                overlay_v4: Ipv4Addr::new(100, 127, 0, 90),
-                overlay_v6: "fd00::5a".parse().unwrap(),
+                claim: claim(HUB),
                 opens: vec![opening("10.44.1.10/32", "tcp/5432")],
             }];
         }
@@ -118,7 +134,8 @@ fn behind_another_gateway_a_device_may_use_its_openings_and_not_those_of_the_age
 fn one_that_is_switched_off_is_nobodys_concern_and_its_handshake_is_shown() {
     let mut agent = Driven::online(Vec::new());
     let passive = peer_record(HUB, 33, PeerPath::Passive);
-    let view = [node_record(ME, 44), passive, device()];
+    let link = link_record("prov-jateng", "", "");
+    let view = [node_record(ME, 44), passive, link, device()];
     with(&mut agent, 1, &view);
     let links: Vec<_> = agent
         .take()

@@ -48,7 +48,7 @@ impl Pair {
         let of_hub = [
             node_record(HUB, 33),
             peer_record(ME, 44, PeerPath::Passive),
-            link_record("kab-demak", "", "10.44.1.0/24 tcp/5432"),
+            link_of("prov-jateng", "kab-demak", "", "10.44.1.0/24 tcp/5432"),
         ];
         let view = |name: &str, records: &[Record]| {
             view_of(name, 1, &texts(records), &secret(2), |_| true)

@@ -4,12 +4,18 @@ use std::time::Duration;
 
 use crate::support::*;
 use pnsbox_agent_core::event::{Input, Output, SavedState};
+use pnsbox_proto::time::UnixTime;
 
+/// States that were to be written. How far statements of agencies are is not told: that alone is not worth a write.
 fn saved_states(agent: &mut Driven) -> Vec<SavedState> {
     let outputs = agent.take().into_iter();
     outputs
         .filter_map(|output| match output {
-            Output::Persist(state) => Some(*state),
+            Output::Persist(mut state) => {
+                let agencies = state.trust.agencies.values_mut();
+                agencies.for_each(|pinned| (pinned.statement, pinned.heard) = (None, UnixTime(0)));
+                Some(*state)
+            }
             _ => None,
         })
         .collect()

@@ -9,8 +9,10 @@ use pnsbox_agent_core::agent::Agent;
 use pnsbox_agent_core::event::{
     Identity, Input, JoinCommand, Joined, Now, Output, SavedState, ServiceConfig, Start,
 };
+use pnsbox_agent_core::trust::TrustState;
+use pnsbox_proto::agency::{Admission, LinkConsent, NodeClaim};
 use pnsbox_proto::anchor::Anchor;
-use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::certificate::{AdmissionCertificate, ControllerCertificate};
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
@@ -18,8 +20,8 @@ use pnsbox_proto::message::{ToAgent, ToController, Token};
 use pnsbox_proto::service::{Audience, ServiceKind};
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{
-    AuditHead, LinkRecord, Manifest, NodeRecord, PeerPath, PeerRecord, Record, RecordEntry,
-    SignedView,
+    AdmissionRecord, AgencyRecord, AuditHead, LinkRecord, Manifest, MemberKind, MemberRecord,
+    NodeRecord, PeerPath, PeerRecord, Record, RecordEntry, SignedView,
 };
 
 pub(crate) const ME: &str = "kab-demak/gw1";
@@ -93,12 +95,91 @@ pub(crate) fn service(name: &str, audience: Audience) -> ServiceConfig {
     }
 }
 
+/// Keys of agencies: of the node's number and 100 more.
+pub(crate) fn agency_secret(number: u8) -> SigningKey {
+    secret(number + 100)
+}
+
+/// Who may admit agencies: key 3.
+pub(crate) fn admission_record() -> Record {
+    let certificate = AdmissionCertificate {
+        network: "pns".parse().unwrap(),
+        admission: public(&secret(3)),
+        issued: UnixTime(1),
+        ends: UnixTime(100),
+    };
+    Record::Admission(AdmissionRecord {
+        certificate: Envelope::sign(&certificate, &secret(1)),
+    })
+}
+
+pub(crate) fn agency_record(name: &str, number: u8) -> Record {
+    let admission = Admission {
+        network: "pns".parse().unwrap(),
+        agency: name.parse().unwrap(),
+        key: public(&agency_secret(number)),
+        issued: UnixTime(50),
+    };
+    Record::Agency(AgencyRecord {
+        agency: name.parse().unwrap(),
+        admission: Envelope::sign(&admission, &secret(3)),
+        successions: Vec::new(),
+    })
+}
+
+pub(crate) fn node_claim(name: &str, number: u8) -> NodeClaim {
+    NodeClaim {
+        network: "pns".parse().unwrap(),
+        node: node(name),
+        identity: public(&secret(number)),
+        wireguard: WireguardKey([number; 32]),
+        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
+        prefixes: vec![format!("10.{number}.1.0/24").parse().unwrap()],
+        sequence: 1,
+        issued: UnixTime(60),
+    }
+}
+
+pub(crate) fn link_consent(agency: &str, with: &str) -> LinkConsent {
+    LinkConsent {
+        network: "pns".parse().unwrap(),
+        agency: agency.parse().unwrap(),
+        with: with.parse().unwrap(),
+        opens: None,
+        until: None,
+        sequence: 2,
+        issued: UnixTime(60),
+    }
+}
+
+pub(crate) fn number_of(agency: &str) -> u8 {
+    match agency {
+        "kab-demak" => 44,
+        "prov-jateng" => 33,
+        "kota-malang" => 55,
+        other => panic!("{other} has no number here"),
+    }
+}
+
+pub(crate) fn consent_of(agency: &str, with: &str) -> Envelope {
+    Envelope::sign(
+        &link_consent(agency, with),
+        &agency_secret(number_of(agency)),
+    )
+}
+
+/// The overlay IPv6 address of the node with this number.
+pub(crate) fn v6(number: u8) -> Ipv6Addr {
+    pnsbox_proto::address::node_v6(&public(&secret(1)), &public(&secret(number)))
+}
+
 pub(crate) fn start(seed: u8, saved: Option<SavedState>, services: Vec<ServiceConfig>) -> Start {
     Start {
         identity: Identity {
             identity: public(&secret(seed)),
             wireguard: WireguardKey([seed; 32]),
         },
+        agency_keys: vec![agency_secret(seed)],
         saved,
         services,
         software: "test".into(),
@@ -118,6 +199,12 @@ pub(crate) fn saved(name: &str) -> SavedState {
         root: public(&secret(1)),
         controllers: vec![controller_address()],
         view: None,
+        prefixes: vec![
+            format!("10.{}.1.0/24", number_of(node(name).agency().as_str()))
+                .parse()
+                .unwrap(),
+        ],
+        trust: TrustState::default(),
         endpoints: BTreeMap::new(),
     }
 }
@@ -126,7 +213,6 @@ pub(crate) fn node_record(name: &str, number: u8) -> Record {
     Record::Node(NodeRecord {
         node: node(name),
         overlay_v4: Ipv4Addr::new(100, 127, 0, number),
-        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
         pool: "100.127.0.0/16".parse().unwrap(),
         prefixes: vec![format!("10.{number}.1.0/24").parse().unwrap()],
         held: Vec::new(),
@@ -135,13 +221,25 @@ pub(crate) fn node_record(name: &str, number: u8) -> Record {
     })
 }
 
+/// A box of this agency, approved.
+pub(crate) fn member_record(name: &str, number: u8) -> Record {
+    let claim = node_claim(name, number);
+    Record::Member(MemberRecord {
+        name: node(name),
+        wireguard: claim.wireguard,
+        overlay_v4: claim.overlay_v4,
+        what: MemberKind::Box {
+            identity: claim.identity,
+            prefixes: claim.prefixes.clone(),
+        },
+        claim: Some(Envelope::sign(&claim, &agency_secret(number))),
+    })
+}
+
 pub(crate) fn peer_record(name: &str, number: u8, path: PeerPath) -> Record {
     Record::Peer(PeerRecord {
         node: node(name),
-        identity: public(&secret(number)),
-        wireguard: WireguardKey([number; 32]),
-        overlay_v4: Ipv4Addr::new(100, 127, 0, number),
-        overlay_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+        claim: Envelope::sign(&node_claim(name, number), &agency_secret(number)),
         prefixes: vec![format!("10.{number}.1.0/24").parse().unwrap()],
         path,
         keepalive: true,
@@ -150,6 +248,10 @@ pub(crate) fn peer_record(name: &str, number: u8, path: PeerPath) -> Record {
 }
 
 pub(crate) fn link_record(with: &str, opens: &str, opened: &str) -> Record {
+    link_of("kab-demak", with, opens, opened)
+}
+
+pub(crate) fn link_of(own: &str, with: &str, opens: &str, opened: &str) -> Record {
     let opening = |text: &str| {
         let (prefix, allow) = text.split_once(' ').unwrap();
         pnsbox_proto::access::Opening {
@@ -168,12 +270,27 @@ pub(crate) fn link_record(with: &str, opens: &str, opened: &str) -> Record {
         with: with.parse().unwrap(),
         opens: some(opens),
         opened: some(opened),
+        ours: consent_of(own, with),
+        theirs: consent_of(with, own),
     })
 }
 
+/// What every view of kab-demak/gw1 has beside what the test is about: whose key is whose, and its own claim.
+pub(crate) fn signers() -> Vec<Record> {
+    vec![
+        admission_record(),
+        agency_record("kab-demak", 44),
+        agency_record("kota-malang", 55),
+        agency_record("prov-jateng", 33),
+        member_record(ME, 44),
+    ]
+}
+
+/// Ids and texts of these records, and of [`signers`].
 pub(crate) fn texts(records: &[Record]) -> Vec<(String, String)> {
-    records
+    signers()
         .iter()
+        .chain(records)
         .map(|record| (record.id(), serde_json::to_string(record).unwrap()))
         .collect()
 }

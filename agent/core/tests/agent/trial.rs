@@ -7,7 +7,7 @@ use pnsbox_agent_core::event::{Input, Output, SavedView};
 use pnsbox_agent_core::host::HostConfig;
 use pnsbox_proto::message::{ToController, ViewOutcome};
 use pnsbox_proto::probe::Probe;
-use pnsbox_proto::view::{PeerPath, Record, SignedView};
+use pnsbox_proto::view::{Manifest, PeerPath, Record, SignedView};
 
 const HUB_LINK: u64 = 1;
 const FAR_LINK: u64 = 2;
@@ -72,6 +72,11 @@ fn kept(outputs: &[Output]) -> Option<&SavedView> {
     })
 }
 
+fn version_of(kept: &SavedView) -> u64 {
+    let manifest: Manifest = serde_json::from_str(&kept.view.manifest.payload).unwrap();
+    manifest.version
+}
+
 fn outcomes(outputs: &[Output]) -> Vec<(u64, ViewOutcome)> {
     let said = outputs.iter().filter_map(|output| match output {
         Output::SendControl(message) => Some(&**message),
@@ -116,7 +121,8 @@ fn fails(agent: &mut Driven, links: &[u64]) -> (String, HostConfig) {
         echo(agent, links);
         all.extend(agent.take());
     }
-    assert_eq!(kept(&all), None);
+    let version = agent.agent.status(agent.now).view_applied;
+    assert_ne!(kept(&all).map(version_of), Some(version));
     let host = applied(&all).expect("the view before comes back");
     let generation = all.iter().rev().find_map(|output| match output {
         Output::Apply { generation, .. } => Some(*generation),

@@ -53,7 +53,11 @@ fn a_peer_with_both_versions_is_dialled_in_the_one_that_the_box_has() {
             endpoint: first.parse().unwrap(),
             second: Some(second.parse().unwrap()),
         };
-        let records = texts(&[node_record(ME, 44), peer_record(HUB, 33, path)]);
+        let records = texts(&[
+            node_record(ME, 44),
+            peer_record(HUB, 33, path),
+            link_record("prov-jateng", "", ""),
+        ]);
         agent.view(view_of(ME, 1, &records, &secret(2), |_| true));
         let dialled = agent.take().into_iter().find_map(|output| match output {
             Output::Apply { host, .. } => Some(host.tunnels[0].path.clone()),

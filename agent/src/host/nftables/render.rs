@@ -148,10 +148,15 @@ fn write_local(out: &mut String, filter: &Filter) -> std::fmt::Result {
         out,
         "\t\tudp dport {link_port} accept\n\t\ttcp dport {http_port} accept\n\t}}"
     )?;
+    writeln!(
+        out,
+        "\tchain relay {{\n{ECHO}\n\t\tudp dport {link_port} accept\n\t}}"
+    )?;
     writeln!(out, "\tchain external {{\n{ECHO}\n\t}}")?;
     writeln!(out, "\tchain local {{\n{ANSWERS}")?;
     for (chain, addresses) in [
         ("peer", &filter.peer_addresses),
+        ("relay", &filter.relay_addresses),
         ("external", &filter.device_addresses),
     ] {
         for set in sets("saddr", &disjoint(addresses)) {
@@ -256,6 +261,7 @@ mod tests {
             device_addresses: nets(&["100.127.0.9/32", "fd00::9/128"]),
             own_prefixes: nets(&["10.33.1.0/24", "2001:db8:33::/64"]),
             peer_addresses: nets(&["100.127.0.3/32", "100.127.0.4/32", "fd00::3/128"]),
+            relay_addresses: nets(&["100.127.0.6/32"]),
             link_port: 51821,
             http_port: 9586,
         };

@@ -190,6 +190,7 @@ mod tests {
             root: public(root),
             controller: public(controller),
             certificate: Envelope::sign(&certificate, &key(root)),
+            admission: Envelope::sign(&certificate, &key(root)),
             addresses: Vec::new(),
             pool: "100.127.0.0/16".parse().unwrap(),
             created: UnixTime(5),

@@ -4,15 +4,19 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use pnsbox_proto::id::NodeName;
+use pnsbox_proto::agency::Admission;
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::message::{JoinRefusal, JoinRequest, ToAgent};
+use pnsbox_proto::time::UnixTime;
 use tracing::{info, warn};
 
 use super::{Controller, Now, Output};
 use crate::audit::Origin;
-use crate::image::Deed;
+use crate::image::{Deed, Draft};
 use crate::plan::{self, address};
+use crate::registry::signed::AgencyKey;
 use crate::registry::{Node, Registry, Spent, TokenUse, endpoint, prefix};
 use crate::session::SessionId;
 
@@ -42,6 +46,7 @@ impl Controller {
                     message: Box::new(message),
                 });
                 self.occupy(id, node.clone(), now);
+                self.tell(&node);
                 let others: BTreeSet<NodeName> = touched.into_iter().chain([node]).collect();
                 self.push(&others, now);
             }
@@ -107,8 +112,15 @@ impl Controller {
             active: Vec::new(),
             joined: now.wall,
             order: registry.next_order(),
+            claim: None,
         };
         let mut draft = self.image.draft();
+        let admitted = self.admit(&mut draft, &name.agency(), request.agency, now)?;
+        if let Some(agency) = draft.registry.agencies.get_mut(&name.agency())
+            && admitted.is_some()
+        {
+            agency.keepers.insert(name.clone());
+        }
         draft.registry.nodes.insert(name.clone(), node);
         if let Some(invitation) = draft.registry.invitations.get_mut(&digest) {
             invitation.spent = Some(Spent {
@@ -122,7 +134,10 @@ impl Controller {
             who: format!("node {name}"),
             from: observed.to_string(),
         };
-        let what = format!("join with key {} at {overlay_v4}", key.fingerprint());
+        let mut what = format!("join with key {} at {overlay_v4}", key.fingerprint());
+        if let Some(agency) = admitted {
+            what = format!("{what}; its agency's key is {}", agency.fingerprint());
+        }
         let deed = Deed {
             by: &by,
             what: &what,
@@ -131,6 +146,45 @@ impl Controller {
         let touched = self.image.commit(draft, Some(&scope), deed, &self.key);
         info!(node = %name, %overlay_v4, views = touched.len(), "joined");
         Ok((name, touched))
+    }
+}
+
+impl Controller {
+    /// An agency whose first box joins has the key that this box can sign with; returns that, if so.
+    fn admit(
+        &self,
+        draft: &mut Draft,
+        agency: &AgencyName,
+        offered: Option<IdentityKey>,
+        now: Now,
+    ) -> Result<Option<IdentityKey>, JoinRefusal> {
+        let network = &self.image.registry.network;
+        let known = draft.registry.agencies.get_mut(agency);
+        let (Some(known), Some(key)) = (known.filter(|known| known.key.is_none()), offered) else {
+            return Ok(None);
+        };
+        let ends = network
+            .admission_certificate()
+            .map_or(UnixTime(0), |c| c.ends);
+        if ends < now.wall {
+            let reason = format!(
+                "its right to admit agencies ended at {ends}; its operator must renew it with the network's root key"
+            );
+            return Err(JoinRefusal::Invalid { reason });
+        }
+        let admission = Admission {
+            network: network.name.clone(),
+            agency: agency.clone(),
+            key,
+            issued: now.wall,
+        };
+        known.key = Some(AgencyKey {
+            key,
+            certificate: network.admission.clone(),
+            admission: Envelope::sign(&admission, &self.admission),
+            successions: Vec::new(),
+        });
+        Ok(Some(key))
     }
 }
 

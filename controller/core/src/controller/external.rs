@@ -12,8 +12,9 @@ use super::{Controller, Now};
 use crate::audit::Origin;
 use crate::image::{Deed, Draft};
 use crate::operator::{Answer, ExternalLine, Refusal};
-use crate::plan::{address, external};
+use crate::plan::{address as pool, external};
 use crate::registry::{External, Registry};
+use pnsbox_proto::address;
 
 impl Controller {
     pub(super) fn add_external(
@@ -30,7 +31,7 @@ impl Controller {
             .cloned()
             .ok_or_else(|| Refusal::because(no_gateway(&device)))?;
         let overlay_v4 =
-            address::next_v4(registry.network.pool, &registry.taken_v4()).ok_or_else(|| {
+            pool::next_v4(registry.network.pool, &registry.taken_v4()).ok_or_else(|| {
                 Refusal::because(format!(
                     "no address is left in the overlay pool {}; remove devices that nobody uses",
                     registry.network.pool
@@ -40,6 +41,7 @@ impl Controller {
             wireguard,
             overlay_v4,
             gateway: gateway.clone(),
+            claim: None,
             added: now.wall,
         };
         let what =
@@ -107,7 +109,7 @@ impl Controller {
         let root = &registry.network.root;
         let overlay = [
             IpAddr::from(gateway.overlay_v4),
-            address::v6(root, &gateway.identity).into(),
+            address::node_v6(root, &gateway.identity).into(),
         ];
         let reach = external::reach(registry, &self.image.policy, device, known);
         let overlay = overlay.into_iter().map(IpNet::from);
@@ -115,7 +117,7 @@ impl Controller {
             device: device.clone(),
             wireguard: known.wireguard,
             overlay_v4: known.overlay_v4,
-            overlay_v6: address::external_v6(root, &known.wireguard),
+            overlay_v6: address::device_v6(root, &known.wireguard),
             gateway: known.gateway.clone(),
             gateway_wireguard: gateway.wireguard,
             endpoint,

@@ -1,15 +1,18 @@
 //! The beginning of a network: what `init` may be told, and the first entries of the store.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use ipnet::{IpNet, Ipv4Net};
-use pnsbox_proto::certificate::ControllerCertificate;
+use pnsbox_proto::address;
+use pnsbox_proto::certificate::{AdmissionCertificate, ControllerCertificate};
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::NetworkName;
 use pnsbox_proto::key::IdentityKey;
 use pnsbox_proto::time::UnixTime;
 
+use super::Keys;
 use crate::audit::Origin;
 use crate::image::{Deed, Image};
 use crate::registry::{Network, endpoint};
@@ -26,13 +29,24 @@ pub struct Founding {
     pub pool: Ipv4Net,
 }
 
-/// Ranges that a pool may lie in: RFC 1918, and the shared space of RFC 6598.
-const POOL_RANGES: [(Ipv4Addr, u8); 4] = [
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-];
+/// How long an admission key may admit agencies before the root must say so again.
+pub const ADMISSION_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// "This key admits agencies", from now on, signed by the root.
+pub fn certify_admission(
+    network: &NetworkName,
+    root: &SigningKey,
+    admission: IdentityKey,
+    now: UnixTime,
+) -> Envelope {
+    let certificate = AdmissionCertificate {
+        network: network.clone(),
+        admission,
+        issued: now,
+        ends: now.plus(ADMISSION_LIFE),
+    };
+    Envelope::sign(&certificate, root)
+}
 
 impl Founding {
     /// Every mistake in it.
@@ -50,10 +64,7 @@ impl Founding {
                 "--pool {pool}: must hold at least 256 addresses (/24 or wider)"
             ));
         }
-        let range = |(address, length)| {
-            Ipv4Net::new(address, length).is_ok_and(|range| range.contains(&pool))
-        };
-        if !POOL_RANGES.into_iter().any(range) {
+        if !address::may_be_pool(&pool) {
             mistakes.push(format!(
                 "--pool {pool}: must lie in 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"
             ));
@@ -83,21 +94,22 @@ impl Founding {
     pub fn transaction(
         &self,
         root: &SigningKey,
-        controller: &SigningKey,
+        keys: &Keys,
         by: &Origin,
         now: UnixTime,
     ) -> Transaction {
         let public = |key: &SigningKey| IdentityKey(key.verifying_key().to_bytes());
         let certificate = ControllerCertificate {
             network: self.name.clone(),
-            controller: public(controller),
+            controller: public(&keys.controller),
             issued: now,
         };
         let network = Network {
             name: self.name.clone(),
             root: public(root),
-            controller: public(controller),
+            controller: public(&keys.controller),
             certificate: Envelope::sign(&certificate, root),
+            admission: certify_admission(&self.name, root, public(&keys.admission), now),
             addresses: self.addresses.clone(),
             pool: self.pool,
             created: now,

@@ -42,6 +42,8 @@ impl Controller {
                     class,
                     region,
                     added: now.wall,
+                    key: None,
+                    keepers: BTreeSet::new(),
                 };
                 self.add_agency(name, agency, by, now)
             }
@@ -80,6 +82,9 @@ impl Controller {
             Request::Rollback { to, dry_run } => self.bring_back(to, dry_run, by, now),
             Request::Quarantine { subject, reason } => self.quarantine(subject, reason, by, now),
             Request::Release { subject } => self.release(subject, by, now),
+            Request::AdmissionRenew { certificate } => self.renew_admission(certificate, by, now),
+            Request::AgencySucceed { succession } => self.succeed(succession, by, now),
+            Request::RootWork { agency } => Ok(self.root_work(agency.as_ref())),
             Request::Status => {
                 let mut fleet = fleet::status(&self.image, &self.live, now.wall, self.serving);
                 fleet.warnings.extend(self.store_failure.clone());
@@ -145,6 +150,11 @@ impl Controller {
                 .registry
                 .nodes_of(name)
                 .map(|(node, _)| node.clone())
+                .collect(),
+            key: agency.key.as_ref().map(|key| key.key),
+            consents: (self.image.registry.consents.keys())
+                .filter(|direction| direction.agency == *name)
+                .map(|direction| direction.with.clone())
                 .collect(),
         })
     }

@@ -91,6 +91,7 @@ impl Controller {
             when: now.wall,
         };
         let touched: Vec<NodeName> = self.image.commit(draft, None, deed, &self.key);
+        self.tell_all();
         self.push(&touched.iter().cloned().collect(), now);
         Answer::Quarantined {
             nodes: self.image.registry.nodes_meant(&subject),

@@ -76,6 +76,8 @@ impl Controller {
             | Request::ExternalRemove { .. }
             | Request::Quarantine { .. }
             | Request::Release { .. }
+            | Request::AdmissionRenew { .. }
+            | Request::AgencySucceed { .. }
             | Request::Apply { .. }
             | Request::Rollback { dry_run: false, .. } => {
                 Some(Refusal::because(format!("{reason}; nothing was changed")))
@@ -85,6 +87,7 @@ impl Controller {
             | Request::ExternalShow { .. }
             | Request::Plan { .. }
             | Request::History
+            | Request::RootWork { .. }
             | Request::Version { .. }
             | Request::Diff { .. }
             | Request::Rollback { dry_run: true, .. }

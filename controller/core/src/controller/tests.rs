@@ -1,10 +1,12 @@
 //! The controller in virtual time over a store in memory that checks every expectation.
 
+mod documents;
 mod enrolment;
 mod external;
 mod policy;
 mod quarantine;
 mod sessions;
+mod signing;
 mod trail;
 mod trouble;
 mod versions;
@@ -22,7 +24,7 @@ use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::{Manifest, NodeRecord, Record, SignedView};
 use serde_json::{Value, json};
 
-use super::{Controller, Founding, Now, Output};
+use super::{Controller, Founding, Keys, Now, Output};
 use crate::audit::{self, Origin};
 use crate::fleet::{FleetStatus, NodeStatus};
 use crate::operator::{Answer, Refusal, Request};
@@ -56,6 +58,13 @@ fn controller_key() -> SigningKey {
     SigningKey::from_bytes(&[200; 32])
 }
 
+fn keys() -> Keys {
+    Keys {
+        controller: controller_key(),
+        admission: SigningKey::from_bytes(&[202; 32]),
+    }
+}
+
 fn identity(seed: u8) -> IdentityKey {
     IdentityKey(
         SigningKey::from_bytes(&[seed; 32])
@@ -76,15 +85,10 @@ impl World {
             pool: pool.parse().unwrap(),
         };
         let root = SigningKey::from_bytes(&[201; 32]);
-        let first = founding.transaction(
-            &root,
-            &controller_key(),
-            &Origin::here("uid 0"),
-            UnixTime(START),
-        );
+        let first = founding.transaction(&root, &keys(), &Origin::here("uid 0"), UnixTime(START));
         let mut entries = BTreeMap::new();
         commit(&mut entries, 1, &first);
-        let mut controller = Controller::load(&listed(&entries), controller_key()).unwrap();
+        let mut controller = Controller::load(&listed(&entries), keys()).unwrap();
         let now = Now {
             monotonic: Duration::ZERO,
             wall: UnixTime(START),
@@ -136,7 +140,7 @@ impl World {
 
     /// The process dies and comes back: only the store remains.
     fn restart(&mut self) {
-        self.controller = Controller::load(&listed(&self.entries), controller_key()).unwrap();
+        self.controller = Controller::load(&listed(&self.entries), keys()).unwrap();
         self.controller.begin_serving(self.now());
         self.settle();
     }
@@ -261,9 +265,11 @@ impl World {
         lan: &[&str],
         public: Option<&str>,
     ) -> ToAgent {
+        let agency = self.agency_of(&token);
         let request = JoinRequest {
             token,
             wireguard: WireguardKey([member.seed; 32]),
+            agency,
             prefixes: lan.iter().map(|p| p.parse::<IpNet>().unwrap()).collect(),
             public_endpoint: public.map(|p| p.parse().unwrap()),
             second_endpoint: None,
@@ -281,6 +287,14 @@ impl World {
         self.sent.remove(place).1
     }
 
+    /// The key of the agency that an invitation is for.
+    fn agency_of(&self, token: &Token) -> Option<IdentityKey> {
+        let invitations = &self.controller.image.registry.invitations;
+        let invitation = invitations.get(&token.digest())?;
+        let key = signing::agency_key(&invitation.node.agency());
+        Some(IdentityKey(key.verifying_key().to_bytes()))
+    }
+
     fn refusal(&mut self, member: &Box_, token: Token, lan: &[&str]) -> JoinRefusal {
         match self.try_join(member, token, lan, None) {
             ToAgent::JoinRefused { reason } => reason,
@@ -290,6 +304,13 @@ impl World {
 
     /// Registers nothing: invites, joins, applies and acknowledges the first view.
     fn join(&mut self, seed: u8, node: &str, lan: &[&str], public: Option<&str>) -> Box_ {
+        let mut member = self.join_unsigned(seed, node, lan, public);
+        self.sign_all(&mut member);
+        member
+    }
+
+    /// The same, of which its agency says nothing yet.
+    fn join_unsigned(&mut self, seed: u8, node: &str, lan: &[&str], public: Option<&str>) -> Box_ {
         let (agency, label) = node.split_once('/').unwrap();
         let anchor = self.invite(agency, label);
         let mut member = Box_::new(seed);

@@ -49,6 +49,18 @@ pub(super) fn intersection(a: &[Opening], b: &[Opening]) -> Vec<Opening> {
     sorted(both)
 }
 
+/// Openings of several nodes, as one list.
+pub(super) fn merged(openings: impl Iterator<Item = Opening>) -> Vec<Opening> {
+    let mut opened: BTreeMap<IpNet, Vec<Allow>> = BTreeMap::new();
+    for opening in openings {
+        opened
+            .entry(opening.prefix)
+            .or_default()
+            .extend(opening.allow);
+    }
+    sorted(opened)
+}
+
 fn sorted(opened: BTreeMap<IpNet, Vec<Allow>>) -> Vec<Opening> {
     let opened = opened.into_iter().map(|(prefix, mut allow)| {
         allow.sort();

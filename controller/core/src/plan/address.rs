@@ -1,12 +1,9 @@
-//! Overlay addresses: IPv4 from the operator's pool, IPv6 from keys.
+//! Overlay IPv4 addresses from the operator's pool. Those of IPv6 follow from keys: [`pnsbox_proto::address`].
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
-
-use crate::registry::overlay_v6;
 
 /// The first free address of the lowest three quarters of the pool; the top quarter is kept for services.
 ///
@@ -18,22 +15,6 @@ pub fn next_v4(pool: Ipv4Net, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
     (1..end)
         .map(|offset| Ipv4Addr::from(base + offset))
         .find(|address| address.octets()[3] != 0 && !taken.contains(address))
-}
-
-/// The network's 48 bits, then 80 of the node's fingerprint.
-pub fn v6(root: &IdentityKey, identity: &IdentityKey) -> Ipv6Addr {
-    with_fingerprint(root, identity.fingerprint())
-}
-
-/// The same for a device, which has no other key: its bits are of SHA-256 of its WireGuard key.
-pub fn external_v6(root: &IdentityKey, wireguard: &WireguardKey) -> Ipv6Addr {
-    with_fingerprint(root, Digest::of(wireguard.as_bytes()))
-}
-
-fn with_fingerprint(root: &IdentityKey, fingerprint: Digest) -> Ipv6Addr {
-    let mut octets = overlay_v6(root).addr().octets();
-    octets[6..].copy_from_slice(&fingerprint.0[..10]);
-    octets.into()
 }
 
 #[cfg(test)]
@@ -53,20 +34,5 @@ mod tests {
         assert_eq!(taken.last(), Some(&"100.127.2.255".parse().unwrap()));
         taken.remove(&"100.127.1.7".parse().unwrap());
         assert_eq!(next_v4(pool, &taken), Some("100.127.1.7".parse().unwrap()));
-    }
-
-    #[test]
-    fn addresses_of_keys_share_the_networks_48_bits() {
-        let root = IdentityKey([1; 32]);
-        let (a, b) = (
-            v6(&root, &IdentityKey([2; 32])),
-            v6(&root, &IdentityKey([3; 32])),
-        );
-        assert_eq!(a.octets()[0], 0xfd);
-        assert_eq!(a.octets()[..6], b.octets()[..6]);
-        assert_ne!(a, b);
-        let device = external_v6(&root, &WireguardKey([4; 32]));
-        assert_eq!(a.octets()[..6], device.octets()[..6]);
-        assert_ne!(device, external_v6(&root, &WireguardKey([5; 32])));
     }
 }

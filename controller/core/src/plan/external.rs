@@ -9,7 +9,7 @@ use pnsbox_proto::access::Opening;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::view::{DeviceBehind, ExternalRecord};
 
-use super::{Planner, access, address, mesh};
+use super::{Planner, access, mesh, signed};
 use crate::policy::Policy;
 use crate::registry::{External, Node, Registry};
 
@@ -41,7 +41,9 @@ pub fn reach(
 ) -> Reach {
     let opened = |name: &NodeName| {
         let node = registry.nodes.get(name);
-        node.map_or_else(Vec::new, |node| opened_at(policy, device, name, node))
+        node.map_or_else(Vec::new, |node| {
+            opened_at(registry, policy, device, name, node)
+        })
     };
     let linked = mesh::linked(registry, policy, &external.gateway);
     let mut beyond: Vec<Opening> = linked.iter().flat_map(opened).collect();
@@ -66,21 +68,32 @@ pub fn gateway<'a>(registry: &'a Registry, device: &NodeName) -> Option<&'a Node
 pub fn touched(registry: &Registry, policy: &Policy, gateway: &NodeName) -> BTreeSet<NodeName> {
     let mut touched = mesh::linked(registry, policy, gateway);
     touched.insert(gateway.clone());
+    let agency = registry.agencies.get(&gateway.agency());
+    touched.extend(
+        agency
+            .into_iter()
+            .flat_map(|agency| agency.keepers.iter().cloned()),
+    );
     touched
 }
 
 /// What `node` opens to `device`: of its own agency's device, what the device's table says;
 /// of another's, no more than the link of the two agencies opens as well.
-fn opened_at(policy: &Policy, device: &NodeName, name: &NodeName, node: &Node) -> Vec<Opening> {
+fn opened_at(
+    registry: &Registry,
+    policy: &Policy,
+    device: &NodeName,
+    name: &NodeName,
+    node: &Node,
+) -> Vec<Opening> {
     let (own, at) = (device.agency(), name.agency());
     let nodes = || std::iter::once(node);
     let wanted = access::openings(policy.external_openings(device), &at, nodes());
     if at == own {
         return wanted;
     }
-    policy.link(&own, &at).map_or_else(Vec::new, |link| {
-        access::intersection(&wanted, &access::openings(&link.openings, &at, nodes()))
-    })
+    let opened = signed::opened(registry, policy, &at, &own, node);
+    access::intersection(&wanted, &opened)
 }
 
 impl Planner<'_> {
@@ -90,16 +103,14 @@ impl Planner<'_> {
         let is_shut_out = self.registry.quarantine_of(self.name).is_some();
         let mine =
             externals.filter(move |(_, external)| external.gateway == *self.name && !is_shut_out);
-        mine.map(|(device, external)| {
+        mine.filter_map(|(device, external)| {
             let reach = reach(self.registry, self.policy, device, external);
-            ExternalRecord {
+            Some(ExternalRecord {
                 device: device.clone(),
-                wireguard: external.wireguard,
-                overlay_v4: external.overlay_v4,
-                overlay_v6: address::external_v6(&self.registry.network.root, &external.wireguard),
+                claim: external.claim.clone()?,
                 opens: reach.here,
                 beyond: reach.beyond,
-            }
+            })
         })
     }
 
@@ -108,10 +119,11 @@ impl Planner<'_> {
         let externals = self.registry.externals.iter();
         let behind = externals.filter(|(_, external)| external.gateway == *gateway);
         behind
-            .map(|(device, external)| DeviceBehind {
-                overlay_v4: external.overlay_v4,
-                overlay_v6: address::external_v6(&self.registry.network.root, &external.wireguard),
-                opens: opened_at(self.policy, device, self.name, self.node),
+            .filter_map(|(device, external)| {
+                Some(DeviceBehind {
+                    claim: external.claim.clone()?,
+                    opens: opened_at(self.registry, self.policy, device, self.name, self.node),
+                })
             })
             .filter(|device| !device.opens.is_empty())
             .collect()

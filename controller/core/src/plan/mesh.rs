@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pnsbox_proto::id::NodeName;
+use pnsbox_proto::id::{AgencyName, NodeName};
 
 use crate::policy::Policy;
 use crate::registry::{Channels, Node, Registry};
@@ -24,21 +24,34 @@ pub(super) enum Way {
 pub(super) fn relay<'a>(registry: &Registry, policy: &'a Policy) -> Option<&'a NodeName> {
     policy.relays.iter().find(|name| {
         let node = registry.nodes.get(name);
-        node.is_some_and(|node| node.public_endpoint.is_some())
+        node.is_some_and(|node| node.public_endpoint.is_some() && node.claim.is_some())
             && registry.quarantine_of(name).is_none()
     })
 }
 
-/// The nodes of the agencies that are linked with this node's agency. Who is in quarantine has nobody, and nobody has it.
+/// The nodes of the agencies that are linked with this node's agency, as both want it.
+/// Who is in quarantine or not claimed by its agency has nobody, and nobody has it.
 pub(super) fn linked(registry: &Registry, policy: &Policy, name: &NodeName) -> BTreeSet<NodeName> {
-    if registry.quarantine_of(name).is_some() {
+    if !may_have_peers(registry, name) {
         return BTreeSet::new();
     }
-    let agencies: BTreeSet<_> = policy.linked_with(&name.agency()).collect();
-    let linked = |other: &&NodeName| {
-        agencies.contains(&other.agency()) && registry.quarantine_of(other).is_none()
-    };
+    let agencies = partners(registry, policy, name);
+    let linked =
+        |other: &&NodeName| agencies.contains(&other.agency()) && may_have_peers(registry, other);
     registry.nodes.keys().filter(linked).cloned().collect()
+}
+
+fn may_have_peers(registry: &Registry, name: &NodeName) -> bool {
+    registry.is_claimed(name) && registry.quarantine_of(name).is_none()
+}
+
+/// The agencies that are linked with that of `name`, by policy and by what both signed.
+fn partners(registry: &Registry, policy: &Policy, name: &NodeName) -> BTreeSet<AgencyName> {
+    let own = name.agency();
+    let linked = policy.linked_with(&own);
+    linked
+        .filter(|other| registry.both_consent(&own, other))
+        .collect()
 }
 
 /// How `node` reaches `other`.
@@ -56,9 +69,7 @@ pub(super) fn relayed_pairs(registry: &Registry, policy: &Policy) -> BTreeSet<[N
     let hidden: Vec<&NodeName> = registry
         .nodes
         .iter()
-        .filter(|(name, node)| {
-            node.public_endpoint.is_none() && registry.quarantine_of(name).is_none()
-        })
+        .filter(|(name, node)| node.public_endpoint.is_none() && may_have_peers(registry, name))
         .map(|(name, _)| name)
         .collect();
     let mut pairs = BTreeSet::new();
@@ -66,7 +77,7 @@ pub(super) fn relayed_pairs(registry: &Registry, policy: &Policy) -> BTreeSet<[N
         return pairs;
     }
     for name in &hidden {
-        let agencies: BTreeSet<_> = policy.linked_with(&name.agency()).collect();
+        let agencies = partners(registry, policy, name);
         let others = hidden
             .iter()
             .filter(|other| name < other && agencies.contains(&other.agency()));

@@ -10,19 +10,25 @@ use pnsbox_proto::time::UnixTime;
 
 use super::*;
 use crate::policy::{Link, PolicyOpening, PrefixChoice};
+use crate::registry::signed::{AgencyKey, Consent, Direction};
 use crate::registry::{Agency, Network};
 
-fn registry() -> Registry {
-    let certificate = Envelope {
+/// The planner hands signed documents on and does not read them.
+fn unsigned() -> Envelope {
+    Envelope {
         payload: String::new(),
         key_id: Digest([0; 32]),
         signature: Signature([0; 64]),
-    };
+    }
+}
+
+fn registry() -> Registry {
     Registry::new(Network {
+        admission: unsigned(),
         name: "pns".parse().unwrap(),
         root: IdentityKey([250; 32]),
         controller: IdentityKey([251; 32]),
-        certificate,
+        certificate: unsigned(),
         addresses: vec!["203.0.113.10:443".parse().unwrap()],
         pool: "100.127.0.0/16".parse().unwrap(),
         created: UnixTime(0),
@@ -38,7 +44,28 @@ fn join(registry: &mut Registry, name: &str, seed: u8, public: bool) {
         class: None,
         region: None,
         added: UnixTime(0),
+        key: Some(AgencyKey {
+            key: IdentityKey([seed; 32]),
+            certificate: unsigned(),
+            admission: unsigned(),
+            successions: Vec::new(),
+        }),
+        keepers: BTreeSet::new(),
     };
+    let others: Vec<_> = registry.agencies.keys().cloned().collect();
+    for other in others {
+        for (agency, with) in [(name.agency(), other.clone()), (other, name.agency())] {
+            let consent = Consent {
+                envelope: unsigned(),
+                opens: None,
+                until: None,
+                sequence: 1,
+            };
+            registry
+                .consents
+                .insert(Direction { agency, with }, consent);
+        }
+    }
     registry
         .agencies
         .entry(name.agency())
@@ -60,6 +87,7 @@ fn join(registry: &mut Registry, name: &str, seed: u8, public: bool) {
         active: vec![],
         joined: UnixTime(0),
         order: registry.next_order(),
+        claim: Some(unsigned()),
     };
     registry.nodes.insert(name, node);
 }

@@ -2,57 +2,18 @@
 //!
 //! Who routes a prefix keeps it: a claim that comes later never takes it away.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
+pub use pnsbox_proto::address::{never_a_lan, overlap};
 use pnsbox_proto::health::{HeldPrefix, HeldReason};
 use pnsbox_proto::id::{AgencyName, NodeName};
 
 use super::{Network, Node, Registry};
 use crate::policy::Policy;
 
-/// Whether two prefixes share an address.
-pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
-}
-
 /// The range of overlay addresses that `prefix` shares an address with, if it does.
 pub fn overlay_under(network: &Network, prefix: &IpNet) -> Option<IpNet> {
     let mut ranges = network.overlay().into_iter();
     ranges.find(|range| overlap(range, prefix))
-}
-
-/// Ranges that are on no LAN which others could reach: loopback, link-local, multicast, unspecified.
-const NEVER_V4: [Ipv4Net; 4] = [
-    Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8),
-    Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
-    Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4),
-    Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8),
-];
-
-/// The same, and IPv4 addresses in their IPv6 form (RFC 4291 section 2.5.5), which no router knows.
-const NEVER_V6: [Ipv6Net; 4] = [
-    Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96),
-    Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96),
-    Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
-    Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
-];
-
-/// Why a prefix cannot be a LAN of anybody, if it cannot.
-pub fn never_a_lan(prefix: &IpNet) -> Option<&'static str> {
-    let mapped = NEVER_V6[1];
-    let is_in = |special: IpNet| overlap(&special, prefix);
-    if prefix.prefix_len() == 0 {
-        Some("a default route is no LAN")
-    } else if is_in(mapped.into()) {
-        Some("an IPv4 prefix inside IPv6 is written as IPv4")
-    } else if NEVER_V4.into_iter().any(|net| is_in(net.into()))
-        || NEVER_V6.into_iter().any(|net| is_in(net.into()))
-    {
-        Some("loopback, link-local, multicast and unspecified addresses are no LAN")
-    } else {
-        None
-    }
 }
 
 /// Whether the operator lets `node` claim `prefix`: registered for its agency, or accepted in the policy.
@@ -165,46 +126,4 @@ fn reason(
         }
     }
     (!permitted(registry, policy, name, prefix)).then_some(HeldReason::Unregistered)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_on_no_lan_is_refused_however_it_is_cut() {
-        for (prefix, word) in [
-            ("0.0.0.0/0", "default"),
-            ("::/0", "default"),
-            ("127.3.0.0/16", "loopback"),
-            ("::1/128", "loopback"),
-            ("169.254.7.0/24", "link-local"),
-            ("169.0.0.0/8", "link-local"),
-            ("fe80:1::/64", "link-local"),
-            ("fe80::/9", "link-local"),
-            ("239.1.0.0/16", "multicast"),
-            ("ff00::/8", "multicast"),
-            ("::ffff:10.0.0.0/104", "written as IPv4"),
-        ] {
-            let rule = never_a_lan(&prefix.parse().unwrap());
-            assert!(
-                rule.is_some_and(|rule| rule.contains(word)),
-                "{prefix}: {rule:?}"
-            );
-        }
-        for prefix in [
-            "10.0.0.0/8",
-            "169.253.0.0/16",
-            "192.168.1.0/24",
-            "fd00::/8",
-            "2001:db8::/32",
-            "2000::/3",
-        ] {
-            assert_eq!(
-                never_a_lan(&prefix.parse().unwrap()),
-                None,
-                "{prefix} is fine"
-            );
-        }
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arbitrary::Unstructured;
 use pnsbox_agent_core::event::{ConnectionId, Input, JoinCommand, ServiceConfig, TunnelState};
+use pnsbox_proto::agency::AgencyDocument;
 use pnsbox_proto::id::NodeName;
 use pnsbox_proto::key::WireguardKey;
 use pnsbox_proto::message::{JoinRefusal, LinkMessage, ToAgent};
@@ -20,7 +21,7 @@ use crate::fuzz::{below, byte, chunk, chunked, frames, short};
 
 impl World {
     pub(super) fn input(&mut self, bytes: &mut Unstructured<'_>) -> Input {
-        match below(bytes, 18) {
+        match below(bytes, 20) {
             0 => self.join(bytes),
             1 => Input::ControlUp {
                 key: network::public([CONTROLLER, STRANGER][below(bytes, 2)]),
@@ -80,6 +81,17 @@ impl World {
                 self.now.wall = UnixTime(u64::from(short(bytes)));
                 Input::Timeout
             }
+            18 => {
+                let (documents, quarantine) = (vec![document(bytes)], None);
+                Self::control(ToAgent::Documents {
+                    documents,
+                    quarantine,
+                })
+            }
+            19 => Input::Link {
+                connection: self.connection(bytes),
+                message: gossip(bytes),
+            },
             _ => match frames::message(bytes, &[]) {
                 Some(message) => Self::control(message),
                 None => Input::Timeout,
@@ -173,6 +185,32 @@ pub(super) fn view_of(version: u64, records: u8, missing: u8, signer: u8) -> Sig
     }
     let sent = |i: usize| i >= 8 || missing & (1 << i) == 0;
     network::view(("pns", &known(ME)), version, &texts, signer, sent)
+}
+
+/// What an agency says of how far it is, by its own key or another's.
+fn document(bytes: &mut Unstructured<'_>) -> AgencyDocument {
+    let node = below(bytes, NODES.len());
+    let own = NODES[node].1 + 100;
+    let signer = [own, own, own, CONTROLLER, STRANGER][below(bytes, 5)];
+    let (sequence, void) = (u64::from(byte(bytes)), byte(bytes) & 1 == 1);
+    network::document(node, signer, sequence, void).1
+}
+
+fn gossip(bytes: &mut Unstructured<'_>) -> LinkMessage {
+    match below(bytes, 2) {
+        0 => LinkMessage::Known {
+            statements: NODES
+                .iter()
+                .map(|(name, _)| (known::<NodeName>(name).agency(), byte(bytes).into()))
+                .collect(),
+            quarantine: byte(bytes).into(),
+            audit: None,
+        },
+        _ => LinkMessage::Documents {
+            documents: vec![document(bytes)],
+            quarantine: None,
+        },
+    }
 }
 
 fn welcome(bytes: &mut Unstructured<'_>) -> ToAgent {

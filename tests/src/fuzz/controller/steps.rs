@@ -4,21 +4,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use arbitrary::Unstructured;
+use ed25519_dalek::SigningKey;
 use pnsbox_controller_core::operator::{Answer, Request};
 use pnsbox_controller_core::session::SessionId;
+use pnsbox_proto::agency::{AgencyDocument, LinkConsent, NodeClaim};
 use pnsbox_proto::anchor::Anchor;
-use pnsbox_proto::key::{Digest, WireguardKey};
+use pnsbox_proto::envelope::Envelope;
+use pnsbox_proto::key::{Digest, IdentityKey, WireguardKey};
 use pnsbox_proto::message::{JoinRequest, ToController, ViewOutcome};
-use pnsbox_proto::view::AuditHead;
+use pnsbox_proto::time::UnixTime;
+use pnsbox_proto::view::{AuditHead, MemberKind};
 use serde_json::{Value, json};
 
 use super::{AGENCIES, BOXES, FIRST_KEY, Open, START, World};
-use crate::fuzz::network::{self, known};
+use crate::fuzz::network::{self, CONTROLLER, known};
 use crate::fuzz::{below, byte, chunk, chunked, frames, short};
 
 impl World {
     pub(super) fn step(&mut self, bytes: &mut Unstructured<'_>) {
-        match below(bytes, 14) {
+        match below(bytes, 15) {
             0 => self.connect(bytes),
             1 => self.hello(bytes),
             2 => self.join(bytes),
@@ -52,7 +56,8 @@ impl World {
                 }
             }
             12 => self.look(),
-            _ => self.external(bytes),
+            13 => self.external(bytes),
+            _ => self.sign(bytes),
         }
     }
 
@@ -122,8 +127,10 @@ impl World {
         let public_endpoint = (byte(bytes) & 1 == 1)
             .then(|| SocketAddr::from(([203, 0, 113, byte(bytes)], short(bytes))));
         let member = self.sessions.get(&session).map_or(0, |open| open.member) as u8;
+        let agency = AGENCIES[below(bytes, 3)].0;
         let request = JoinRequest {
             token,
+            agency: (byte(bytes) & 3 != 3).then(|| public(agency)),
             wireguard: WireguardKey(
                 [if byte(bytes) == 9 {
                     0
@@ -220,6 +227,73 @@ impl World {
         }
     }
 
+    /// A box hands in what its agency signs of what its view says, or what nobody should take.
+    fn sign(&mut self, bytes: &mut Unstructured<'_>) {
+        let session = self.session(bytes);
+        let held = self.sessions.get(&session).map(|open| open.member);
+        let held = held.and_then(|member| self.boxes[member].held.as_ref());
+        let Some(held) = held else { return };
+        let own = held.node.node.agency();
+        let signer = match below(bytes, 4) {
+            0 => network::secret(CONTROLLER),
+            _ => agency_key(own.as_str()),
+        };
+        let (sequence, issued) = (u64::from(byte(bytes)), UnixTime(START));
+        let mut documents = Vec::new();
+        for member in held.members.values() {
+            if let MemberKind::Box { identity, prefixes } = &member.what {
+                let claim = NodeClaim {
+                    network: network::network(),
+                    node: member.name.clone(),
+                    identity: *identity,
+                    wireguard: member.wireguard,
+                    overlay_v4: member.overlay_v4,
+                    prefixes: prefixes.clone(),
+                    sequence,
+                    issued,
+                };
+                documents.push(AgencyDocument::Claim(Envelope::sign(&claim, &signer)));
+            }
+        }
+        let with = AGENCIES[below(bytes, 3)].0;
+        let consent = network::consent(own.as_str(), with, sequence);
+        documents.push(AgencyDocument::Consent(Envelope::sign(&consent, &signer)));
+        let statement = network::statement(own.as_str(), sequence, byte(bytes) & 1 == 1);
+        documents.push(AgencyDocument::Statement(Envelope::sign(
+            &statement, &signer,
+        )));
+        let message = ToController::Documents { documents };
+        self.controller.handle_message(session, message, self.now());
+        self.judge_signatures();
+    }
+
+    /// Whatever was handed in, what is kept was signed by whoever it concerns.
+    fn judge_signatures(&mut self) {
+        self.settle();
+        for (key, (_, text)) in &self.entries {
+            let value: Value = serde_json::from_str(text).expect("the store holds JSON");
+            let (kind, name) = key.split_once('/').unwrap_or((key, ""));
+            let agency = name.split('/').next().unwrap_or_default();
+            let opens = |envelope: &Value| {
+                let envelope: Envelope =
+                    serde_json::from_value(envelope.clone()).expect("an envelope");
+                let key = AGENCIES.iter().map(|(agency, _)| public(agency));
+                let claim = key
+                    .clone()
+                    .any(|key| envelope.open::<NodeClaim>(&key).is_ok());
+                let mut key = key;
+                claim || key.any(|key| envelope.open::<LinkConsent>(&key).is_ok())
+            };
+            match kind {
+                "node" if !value["claim"].is_null() => {
+                    assert!(opens(&value["claim"]), "{agency} did not sign {key}");
+                }
+                "consent" => assert!(opens(&value["envelope"]), "{agency} did not sign {key}"),
+                _ => {}
+            }
+        }
+    }
+
     /// A device comes or goes; its key may be a member's, or none.
     fn external(&mut self, bytes: &mut Unstructured<'_>) {
         let (agency, _) = AGENCIES[below(bytes, 3)];
@@ -281,6 +355,15 @@ impl World {
             );
         }
     }
+}
+
+/// Every agency has the key that follows from its name.
+fn agency_key(agency: &str) -> SigningKey {
+    SigningKey::from_bytes(&Digest::of(agency.as_bytes()).0)
+}
+
+fn public(agency: &str) -> IdentityKey {
+    IdentityKey(agency_key(agency).verifying_key().to_bytes())
 }
 
 fn words(bytes: &mut Unstructured<'_>) -> String {

@@ -286,7 +286,7 @@ fn requests_that_make_no_sense_are_refused_and_spend_nothing() {
     let anchor = world.invite("kab-demak", "gw2");
     let mut member = Box_::new(2);
     world.connect(&mut member);
-    let own_v6 = crate::registry::overlay_v6(&identity(201)).to_string();
+    let own_v6 = pnsbox_proto::address::overlay_v6(&identity(201)).to_string();
     for (lan, word) in [
         ("100.127.1.0/24", "pool"),
         ("100.64.0.0/10", "pool"),
@@ -332,7 +332,7 @@ fn a_full_pool_is_told_and_spends_nothing() {
     world.add("kab-demak", &["10.44.0.0/16"]);
     // Three quarters of 256, without the first.
     for seed in 1..=191 {
-        world.join(seed, &format!("kab-demak/gw{seed}"), &[], None);
+        world.join_unsigned(seed, &format!("kab-demak/gw{seed}"), &[], None);
     }
     let anchor = world.invite("kab-demak", "last");
     let mut member = Box_::new(192);

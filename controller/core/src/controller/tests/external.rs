@@ -1,6 +1,9 @@
 //! Plain WireGuard devices: who is admitted, what whose views say of them, and that nothing stays of a removed one.
 
 use pnsbox_proto::access::Opening;
+use pnsbox_proto::address;
+use pnsbox_proto::agency::DeviceClaim;
+use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::view::{DeviceBehind, ExternalRecord};
 
 use super::*;
@@ -50,7 +53,10 @@ impl World {
     fn external(&mut self, device: &str, wireguard: WireguardKey) -> Result<ExternalLine, String> {
         let device = node(device);
         match self.ask(Request::ExternalAdd { device, wireguard }) {
-            Ok(Answer::ExternalAdded { external }) => Ok(external),
+            Ok(Answer::ExternalAdded { external }) => {
+                self.claim_device(&external);
+                Ok(external)
+            }
             Err(refusal) => Err(refusal.to_string()),
             other => panic!("{other:?}"),
         }
@@ -69,6 +75,12 @@ impl World {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn device_claim(claim: &Envelope) -> DeviceClaim {
+    let agency = node(LAPTOP).agency();
+    let key = signing::agency_key(&agency).verifying_key();
+    claim.open(&IdentityKey(key.to_bytes())).unwrap()
 }
 
 impl Box_ {
@@ -111,16 +123,31 @@ fn a_device_gets_addresses_and_reaches_its_gateway_and_nothing_else() {
     let own = gateway.own();
     let overlay = [
         IpNet::from(std::net::IpAddr::from(own.overlay_v4)),
-        IpNet::from(std::net::IpAddr::from(own.overlay_v6)),
+        IpNet::from(std::net::IpAddr::from(address::node_v6(
+            &identity(201),
+            &identity(1),
+        ))),
     ];
     assert_eq!(line.allowed_prefixes, overlay);
 
     let came = world.take_view(&mut gateway);
-    assert_eq!(came, Some(vec![format!("external {LAPTOP}")]));
-    let record = gateway.external().unwrap();
+    assert_eq!(came, Some(vec![format!("member {LAPTOP}")]));
     assert_eq!(
-        (record.wireguard, record.overlay_v4, record.overlay_v6),
-        (key(90), line.overlay_v4, line.overlay_v6)
+        gateway.external(),
+        None,
+        "its agency has not claimed it yet"
+    );
+    let came = world.take_view(&mut gateway).unwrap();
+    assert!(came.contains(&format!("external {LAPTOP}")), "{came:?}");
+    let record = gateway.external().unwrap();
+    let claim = device_claim(&record.claim);
+    assert_eq!(
+        (claim.wireguard, claim.overlay_v4),
+        (key(90), line.overlay_v4)
+    );
+    assert_eq!(
+        line.overlay_v6,
+        address::device_v6(&identity(201), &key(90))
     );
     assert_eq!((record.opens, record.beyond), (vec![], vec![]));
     assert_eq!(
@@ -129,7 +156,8 @@ fn a_device_gets_addresses_and_reaches_its_gateway_and_nothing_else() {
         "it opens nothing to the device"
     );
 
-    let deed = world.audit().pop().unwrap();
+    let deeds = world.audit();
+    let deed = &deeds[deeds.len() - 2];
     assert!(
         deed.what
             .contains(&format!("external add {LAPTOP} with key {}", key(90))),
@@ -165,8 +193,8 @@ fn another_agency_opens_no_more_than_its_link_and_only_what_the_device_may_use()
     let devices = demak.devices();
     assert_eq!(devices.len(), 1);
     assert_eq!(
-        (devices[0].overlay_v4, &devices[0].opens),
-        (record.overlay_v4, &both)
+        (&devices[0].claim, &devices[0].opens),
+        (&record.claim, &both)
     );
     assert_eq!(malang.devices(), []);
     let allowed = &world.externals()[0].allowed_prefixes;

@@ -28,7 +28,7 @@ fn said_of(world: &World, changes: &[(String, Option<String>)]) -> String {
             None => drop(entries.remove(key)),
         }
     }
-    let controller = Controller::load(&listed(&entries), controller_key()).unwrap();
+    let controller = Controller::load(&listed(&entries), keys()).unwrap();
     let broken = &controller.image.audit_broken;
     broken
         .as_ref()

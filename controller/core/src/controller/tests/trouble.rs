@@ -25,6 +25,7 @@ fn what_was_not_written_never_was() {
     world.received(&member);
     let join = ToController::Join(JoinRequest {
         token: anchor.token.clone(),
+        agency: None,
         wireguard: WireguardKey([1; 32]),
         prefixes: vec!["10.44.1.0/24".parse().unwrap()],
         public_endpoint: None,
@@ -96,17 +97,22 @@ fn a_view_that_is_too_large_is_named_with_its_node() {
     world.add("prov-jateng", &["10.33.0.0/16"]);
     let _demak = world.join(1, "kab-demak/gw1", &["10.44.1.0/24"], None);
     let public = Some("203.0.113.30:51820");
-    let _jateng = world.join(2, "prov-jateng/gw1", &["10.33.1.0/24"], public);
+    let _jateng = world.join(
+        2,
+        "prov-jateng/gw1",
+        &["10.33.1.0/24", "10.33.2.0/24", "10.33.3.0/24"],
+        public,
+    );
     let many: Vec<String> = (1..=60_000)
-        .flat_map(|port| [format!("tcp/{port}"), format!("udp/{port}")])
+        .flat_map(|port| ["tcp", "udp"].map(|protocol| format!("{protocol}/{port}-65535")))
         .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     world.apply(json!({ "link": [link("kab-demak", &["icmp"], "prov-jateng", &many)] }));
     let status = world.node_status("prov-jateng/gw1");
     let text = &status.attention[0];
     assert!(
-        text.contains("prov-jateng/gw1 cannot be sent view 2: a frame of")
-            && text.contains("it keeps view 1"),
+        text.contains("prov-jateng/gw1 cannot be sent view 3: a frame of")
+            && text.contains("it keeps view 2"),
         "{text}"
     );
     // A smaller one ends it.

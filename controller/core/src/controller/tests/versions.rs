@@ -129,6 +129,6 @@ fn any_version_comes_back_as_a_new_one_with_the_same_records() {
     assert!(roll_back(&mut world, 2, false).is_empty(), "it is in force");
     assert_eq!(history(&mut world).len(), 7);
     // It is all on disk.
-    let again = Controller::load(&listed(&world.entries), controller_key()).unwrap();
+    let again = Controller::load(&listed(&world.entries), keys()).unwrap();
     assert_eq!(again.image.history, world.controller.image.history);
 }
