@@ -23,6 +23,7 @@ use crate::checks::Checks;
 use crate::config::Config;
 use crate::control::Control;
 use crate::failpoint::step;
+use crate::handshakes::Handshakes;
 use crate::host::{Host, HostObject};
 use crate::http::HttpServer;
 use crate::links::{Links, NewLink};
@@ -70,6 +71,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct EventLoop {
     config: Config,
     agent: Agent,
+    handshakes: Handshakes,
     host: Host,
     control: Control,
     links: Links,
@@ -102,6 +104,8 @@ pub struct Parts {
     pub config: Config,
     /// What the core must know at birth.
     pub start: Start,
+    /// Whose clock the data plane has.
+    pub handshakes: Handshakes,
     /// Kernel and data plane.
     pub host: Host,
     /// Towards the controller.
@@ -119,6 +123,7 @@ impl EventLoop {
         Self {
             agent: Agent::new(parts.start, now(started)),
             config: parts.config,
+            handshakes: parts.handshakes,
             host: parts.host,
             control: parts.control,
             links: parts.links,
@@ -387,10 +392,11 @@ impl EventLoop {
     }
 
     fn persist(&mut self, state: &SavedState) {
-        let result = store::save(&self.config.state_dir, state).map_err(|error| {
-            self.tally.state_write_failures += 1;
-            format!("{:#}", anyhow::Error::from(error))
-        });
+        let handshakes = self.handshakes.keep_again();
+        let saved = store::save(&self.config.state_dir, state);
+        let saved = saved.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+        let result = saved.and(handshakes);
+        self.tally.state_write_failures += u64::from(result.is_err());
         if let Err(reason) = &result {
             error!(%reason, "the state was not saved: a restart would go back to the one before");
         }
@@ -398,6 +404,10 @@ impl EventLoop {
     }
 
     async fn apply(&mut self, host: &pnsbox_agent_core::host::HostConfig) -> anyhow::Result<()> {
+        if host.interface.is_some() {
+            // Before the first handshake.
+            self.keep_handshakes();
+        }
         self.host.apply(host).await?;
         let overlay = host.interface.as_ref().map(|i| IpAddr::from(i.overlay_v4));
         if overlay != self.overlay {

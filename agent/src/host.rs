@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pnsbox_agent_core::event::HostFacts;
 use pnsbox_agent_core::host::{Filter, HostConfig, Interface};
 use pnsbox_dataplane::tun::{self, Tun, TunError};
-use pnsbox_dataplane::{Counters, Dataplane, DscpPolicy, PeerCounters, ProtocolCore, Settings};
+use pnsbox_dataplane::{
+    Counters, Dataplane, DscpPolicy, HandshakeClock, PeerCounters, ProtocolCore, Settings,
+};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -77,6 +79,8 @@ pub struct HostSettings {
     pub private_key: WireguardSecret,
     /// Who speaks WireGuard.
     pub core: ProtocolCore,
+    /// Of handshakes; it outlives every data plane.
+    pub clock: HandshakeClock,
     /// What outer headers tell of a packet's class.
     pub dscp: DscpPolicy,
 }
@@ -302,6 +306,7 @@ impl Host {
             fwmark: netlink::FWMARK,
             mtu,
             core: self.settings.core,
+            clock: self.settings.clock.clone(),
             dscp: self.settings.dscp,
         })
         .map_err(HostError::Start)?;

@@ -6,7 +6,7 @@
 //! | How is the controller, how are peers talked to? | [`control`], [`links`] |
 //! | Which call changes the host? | [`host`], and nothing else |
 //! | Every knob and its default? | [`config`], `configs/agent.toml` |
-//! | What is kept over a reboot? | [`keys`], [`store`] |
+//! | What is kept over a reboot? | [`keys`], [`store`], [`handshakes`] |
 //! | How is a running agent asked? | [`admin`], [`cli`]; by `wg show`: [`uapi`]; over a [`socket`] |
 //! | What is measured? | [`metrics`], served by [`http`] |
 
@@ -17,6 +17,7 @@ pub mod config;
 pub mod control;
 mod dying;
 pub mod eventloop;
+pub mod handshakes;
 pub mod host;
 pub mod http;
 pub mod keys;

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::dying;
 use crate::eventloop::{EVENTS, Event, EventLoop, Parts};
+use crate::handshakes::Handshakes;
 use crate::host::{Host, HostSettings};
 use crate::http::HttpServer;
 use crate::keys::{self, NodeKeys};
@@ -35,11 +36,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let keys = keys::load_or_create(&config.state_dir)?;
     let start = start(&config, &keys)?;
     let (events, incoming) = mpsc::channel(EVENTS);
+    let handshakes = Handshakes::load(&config.state_dir);
+    handshakes.tell(config.core);
     let host = Host::new(HostSettings {
         interface: config.interface.clone(),
         wireguard_port: config.wireguard_port,
         private_key: keys.wireguard.clone(),
         core: config.core,
+        clock: handshakes.clock(),
         dscp: config.dscp,
     })
     .await?;
@@ -51,6 +55,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         links: Links::new(keys.identity.clone(), config.link_port, events.clone()),
         config,
         start,
+        handshakes,
         host,
         http,
     };

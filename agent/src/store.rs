@@ -88,7 +88,7 @@ pub fn load(state_dir: &Path) -> Result<Option<SavedState>, StoreError> {
 /// if it fails, what was there is still there.
 pub fn save(state_dir: &Path, state: &SavedState) -> Result<(), StoreError> {
     let path = state_dir.join(STATE_FILE);
-    replace(&path, &encode(state)).map_err(|source| StoreError::File {
+    replace(&path, &encode(state), &STEPS).map_err(|source| StoreError::File {
         path,
         what: "written",
         source,
@@ -134,20 +134,38 @@ fn encode(state: &SavedState) -> Vec<u8> {
     serde_json::to_vec_pretty(&saved).expect("saved states are plain structs with string keys")
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Puts a file in place of what was there, durably; if it fails, what was there is still there.
+pub(crate) fn replace(path: &Path, bytes: &[u8], steps: &Steps) -> io::Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    step("state_before_write");
+    step(steps.before_write);
     let mut file = new_file(dir)?;
     file.write_all(bytes)?;
-    step("state_written");
+    step(steps.written);
     file.as_file().sync_all()?;
-    step("state_synced");
+    step(steps.synced);
     file.persist(path).map_err(|e| e.error)?;
-    step("state_renamed");
+    step(steps.renamed);
     sync_dir(dir)?;
-    step("state_durable");
+    step(steps.durable);
     Ok(())
 }
+
+/// What the steps of [`replace`] are called for a file.
+pub(crate) struct Steps {
+    pub(crate) before_write: &'static str,
+    pub(crate) written: &'static str,
+    pub(crate) synced: &'static str,
+    pub(crate) renamed: &'static str,
+    pub(crate) durable: &'static str,
+}
+
+const STEPS: Steps = Steps {
+    before_write: "state_before_write",
+    written: "state_written",
+    synced: "state_synced",
+    renamed: "state_renamed",
+    durable: "state_durable",
+};
 
 /// How names begin that are not yet what they will be.
 const UNFINISHED: &str = ".unfinished-";

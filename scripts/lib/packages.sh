@@ -13,7 +13,7 @@ LAB_PACKAGES=(
 # What the tests set against our programs.
 TEST_PACKAGES=(
     wireguard-go:wireguard-go wireguard-tools:wg
-    ethtool:ethtool iperf3:iperf3
+    ethtool:ethtool iperf3:iperf3 faketime:faketime
     mmdebstrap:mmdebstrap systemd:systemd-analyze
 )
 

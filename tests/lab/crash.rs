@@ -185,7 +185,7 @@ impl Policy<'_> {
             &[
                 "sh",
                 "-c",
-                "ls -A /var/lib/pnsbox | grep -v -e key$ -e ^state.json$ || true",
+                "ls -A /var/lib/pnsbox | grep -v -e key$ -e ^state.json$ -e ^handshakes.json$ || true",
             ],
         )?;
         ensure!(

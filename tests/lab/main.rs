@@ -7,6 +7,7 @@
 
 mod away;
 mod change;
+mod clock;
 mod clone;
 mod crash;
 mod disk;
@@ -179,6 +180,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_change_that_cuts_boxes_off_is_taken_back_within_a_minute",
         trial::a_change_that_cuts_boxes_off_is_taken_back_within_a_minute,
+    ),
+    (
+        "no_fault_of_the_clock_keeps_a_box_out",
+        clock::no_fault_of_the_clock_keeps_a_box_out,
     ),
     (
         "killed_while_it_makes_its_keys_it_makes_them_whole",

@@ -34,6 +34,7 @@ use crate::snapshot::Tally;
 use crate::trial::{TakenBack, Trial};
 use crate::trust::{Own, Trust, TrustState};
 use crate::view::View;
+use crate::wall::WallClock;
 
 /// How often timers are looked at. Everything that waits here waits for seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -61,6 +62,7 @@ pub struct Agent {
     pub(crate) catalogue: Catalogue,
     pub(crate) tunnels: BTreeMap<WireguardKey, TunnelState>,
     pub(crate) reporter: Reporter,
+    pub(crate) wall: WallClock,
     pub(crate) broken_state: Option<String>,
     pub(crate) unsaved: Option<saving::Unsaved>,
     pub(crate) tally: Tally,
@@ -101,7 +103,8 @@ impl Agent {
             agency_keys: start.agency_keys,
             catalogue: Catalogue::new(start.services),
             tunnels: BTreeMap::new(),
-            reporter: Reporter::new(now),
+            reporter: Reporter::new(),
+            wall: WallClock::new(now),
             broken_state: None,
             unsaved: None,
             tally: Tally::default(),
@@ -119,6 +122,10 @@ impl Agent {
 
     /// Something happened.
     pub fn handle(&mut self, input: Input, now: Now) {
+        let set_by = self.wall.follow(now);
+        if let (Some(by_seconds), Some(trust)) = (set_by, &mut self.trust) {
+            trust.clock_was_set(by_seconds);
+        }
         match input {
             Input::Join(command) => self.join(command, now),
             Input::ControlUp { key } => {

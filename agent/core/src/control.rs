@@ -7,7 +7,6 @@ use pnsbox_proto::certificate::ControllerCertificate;
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::NetworkName;
 use pnsbox_proto::key::{Digest, IdentityKey};
-use pnsbox_proto::time::UnixTime;
 
 use crate::event::{JoinCommand, Now};
 use crate::jitter::{Backoff, Jitter};
@@ -51,7 +50,8 @@ pub(crate) enum Session {
 pub(crate) struct Control {
     pub(crate) session: Session,
     pub(crate) join: Option<Join>,
-    pub(crate) since: Option<UnixTime>,
+    /// On the monotonic scale.
+    pub(crate) since: Option<Duration>,
     pub(crate) observed: Option<SocketAddr>,
     pub(crate) last_error: Option<String>,
     /// The root key that certified the controller of this session.
@@ -112,7 +112,7 @@ impl Control {
         now: Now,
     ) {
         self.session = Session::Online { key, certificate };
-        self.since = Some(now.wall);
+        self.since = Some(now.monotonic);
         self.observed = Some(observed);
         self.last_error = None;
         self.backoff.reset();
@@ -121,7 +121,7 @@ impl Control {
     /// The session ended or was not made; the next dial comes after a pause.
     pub(crate) fn lost(&mut self, reason: String, may_dial: bool, now: Now, jitter: &mut Jitter) {
         if self.is_online() || self.since.is_none() {
-            self.since = Some(now.wall);
+            self.since = Some(now.monotonic);
         }
         self.last_error = Some(reason);
         let dial_at = may_dial.then(|| now.monotonic + self.backoff.pause(jitter));

@@ -239,8 +239,8 @@ pub struct TunnelState {
     pub endpoint: Option<SocketAddr>,
     /// The largest inner packet that reaches it without being fragmented, in bytes, if that is known.
     pub path_mtu: Option<u16>,
-    /// Completion of the last handshake.
-    pub last_handshake: Option<UnixTime>,
+    /// Completion of the last handshake, on the scale of [`Now::monotonic`].
+    pub last_handshake: Option<Duration>,
     /// Inner bytes received.
     pub rx_bytes: u64,
     /// Inner bytes sent.

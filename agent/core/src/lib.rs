@@ -36,3 +36,4 @@ pub mod snapshot;
 mod trial;
 pub mod trust;
 pub mod view;
+mod wall;

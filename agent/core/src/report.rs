@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use pnsbox_proto::health::{Condition, ConditionCode, HealthReport, HeldReason, PeerHealth};
 use pnsbox_proto::message::ToController;
-use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::PeerPath;
 
 use crate::agent::Agent;
@@ -29,8 +28,8 @@ const SETTLING: Duration = Duration::from_secs(15);
 /// When something was said last, and what.
 #[derive(Debug)]
 pub(crate) struct Reporter {
-    started: UnixTime,
-    in_force: Option<Now>,
+    /// On the monotonic scale, as everything here.
+    in_force: Option<Duration>,
     reported_at: Option<Duration>,
     soon: bool,
     reported: Vec<String>,
@@ -38,9 +37,8 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn new(now: Now) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            started: now.wall,
             in_force: None,
             reported_at: None,
             soon: false,
@@ -50,7 +48,7 @@ impl Reporter {
     }
 
     pub(crate) fn in_force(&mut self, now: Now) {
-        self.in_force = Some(now);
+        self.in_force = Some(now.monotonic);
     }
 
     /// Something changed that others want to know.
@@ -91,7 +89,7 @@ impl Agent {
 
     fn health(&self, now: Now) -> HealthReport {
         HealthReport {
-            started: self.reporter.started,
+            started: self.wall.at(Duration::ZERO),
             software: self.software.clone(),
             view_applied: self.force.view().map_or(0, |view| view.id().version),
             peers: self.peers(now),
@@ -127,7 +125,7 @@ impl Agent {
             held: node.map_or_else(Vec::new, |node| node.held.clone()),
             controller: ControllerStatus {
                 connected: self.control.is_online(),
-                since: self.control.since,
+                since: self.control.since.map(|at| self.wall.at(at)),
                 addresses: self
                     .saved
                     .as_ref()
@@ -136,7 +134,7 @@ impl Agent {
                 last_error: self.control.last_error.clone(),
             },
             view_applied: view.map_or(0, |view| view.id().version),
-            view_since: self.reporter.in_force.map(|now| now.wall),
+            view_since: self.reporter.in_force.map(|at| self.wall.at(at)),
             on_trial: self.trial.is_some(),
             audit: self.force.view().map(|view| view.accepted.audit),
             quarantined: view.map_or_else(Vec::new, |view| view.accepted.quarantined.clone()),
@@ -181,14 +179,14 @@ impl Agent {
             .and_then(|links| links.stats(&peer.node));
         PeerHealth {
             node: peer.node.clone(),
-            up: last_handshake.is_some_and(|at| at.age(now.wall) < HANDSHAKE_AGE),
+            up: is_up(last_handshake, now),
             endpoint: tunnel.and_then(|tunnel| tunnel.endpoint),
             relay: match &peer.path {
                 PeerPath::Relay { relay, .. } => Some(relay.clone()),
                 PeerPath::Passive | PeerPath::Direct { .. } => None,
             },
             path_mtu: tunnel.and_then(|tunnel| tunnel.path_mtu),
-            last_handshake,
+            last_handshake: last_handshake.map(|at| self.wall.at(at)),
             rx_bytes: tunnel.map_or(0, |tunnel| tunnel.rx_bytes),
             tx_bytes: tunnel.map_or(0, |tunnel| tunnel.tx_bytes),
             link: self.link(&peer.node).is_some(),
@@ -203,9 +201,9 @@ impl Agent {
         let last_handshake = tunnel.and_then(|tunnel| tunnel.last_handshake);
         ExternalStatus {
             device: device.device.clone(),
-            up: last_handshake.is_some_and(|at| at.age(now.wall) < HANDSHAKE_AGE),
+            up: is_up(last_handshake, now),
             endpoint: tunnel.and_then(|tunnel| tunnel.endpoint),
-            last_handshake,
+            last_handshake: last_handshake.map(|at| self.wall.at(at)),
             rx_bytes: tunnel.map_or(0, |tunnel| tunnel.rx_bytes),
             tx_bytes: tunnel.map_or(0, |tunnel| tunnel.tx_bytes),
         }
@@ -251,7 +249,7 @@ impl Agent {
             let settled = self
                 .reporter
                 .in_force
-                .is_some_and(|at| now.monotonic >= at.monotonic + SETTLING);
+                .is_some_and(|at| now.monotonic >= at + SETTLING);
             for peer in self
                 .peers(now)
                 .into_iter()
@@ -307,6 +305,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// A clock that is set makes no tunnel older.
+fn is_up(last_handshake: Option<Duration>, now: Now) -> bool {
+    last_handshake.is_some_and(|at| now.monotonic.saturating_sub(at) < HANDSHAKE_AGE)
 }
 
 fn view_conditions(view: &View, add: &mut impl FnMut(ConditionCode, String)) {

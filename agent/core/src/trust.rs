@@ -86,8 +86,8 @@ pub(crate) struct Trust {
     checked: BTreeSet<Digest>,
     /// Statements of agencies whose key is not known yet: the view that shows it is on its way.
     early: BTreeMap<AgencyName, AgencyDocument>,
-    /// Whether somebody else's clock agrees with this box's.
-    clock_confirmed: bool,
+    /// By how many seconds this box's clock was set since somebody else's agreed with it; `None` if none has.
+    clock_set: Option<i64>,
     /// What was learnt when the last statement was signed.
     stated: u64,
     /// When the next consent ends that is in force.
@@ -105,7 +105,7 @@ impl Trust {
             must_save: false,
             checked: BTreeSet::new(),
             early: BTreeMap::new(),
-            clock_confirmed: false,
+            clock_set: None,
             stated: 0,
             ends_at: None,
         }
@@ -147,16 +147,26 @@ impl Trust {
 
     /// Somebody said what time it is there.
     pub(crate) fn compare_clock(&mut self, theirs: UnixTime, ours: UnixTime) {
-        let agrees = theirs.0.abs_diff(ours.0) < CLOCKS_AGREE_S;
-        if agrees && !self.clock_confirmed {
-            self.clock_confirmed = true;
-            self.revision += 1;
+        if theirs.0.abs_diff(ours.0) < CLOCKS_AGREE_S {
+            self.clock_is(Some(0));
         }
+    }
+
+    /// This box's clock was set by so many seconds: who agreed with it would not agree now, or does again.
+    pub(crate) fn clock_was_set(&mut self, by_seconds: i64) {
+        self.clock_is(self.clock_set.map(|by| by.saturating_add(by_seconds)));
+    }
+
+    fn clock_is(&mut self, set: Option<i64>) {
+        let was_confirmed = self.clock_is_confirmed();
+        self.clock_set = set;
+        // What ended by a clock that is confirmed no more has not ended.
+        self.revision += u64::from(was_confirmed != self.clock_is_confirmed());
     }
 
     /// Whether a consent that was in force when a view was judged has ended since.
     pub(crate) fn something_ended(&self, now: UnixTime) -> bool {
-        self.clock_confirmed && self.ends_at.is_some_and(|at| at < now)
+        self.clock_is_confirmed() && self.ends_at.is_some_and(|at| at < now)
     }
 
     /// What is known of `agency` and newer than its statement `sequence`, for a box of `reader`.
@@ -192,7 +202,8 @@ impl Trust {
 
     /// Whether consents may end by this box's clock.
     pub(crate) fn clock_is_confirmed(&self) -> bool {
-        self.clock_confirmed
+        self.clock_set
+            .is_some_and(|by| by.unsigned_abs() < CLOCKS_AGREE_S)
     }
 
     /// Whom the controller shut out.

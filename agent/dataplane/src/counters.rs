@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -149,7 +149,7 @@ pub struct PeerCounters {
     /// Bytes of the largest inner packet that reaches it without being fragmented, if that is known.
     pub path_mtu: Option<u16>,
     /// Completion of the last handshake.
-    pub last_handshake: Option<SystemTime>,
+    pub last_handshake: Option<Instant>,
     /// Inner bytes received.
     pub rx_bytes: u64,
     /// Inner bytes sent.

@@ -17,6 +17,7 @@ use boringtun::x25519::{PublicKey as X25519Public, StaticSecret};
 pub use self::aead::aead_agrees_with_ring;
 use crate::counters::Counters;
 use crate::message::BUFFER;
+use crate::noise::HandshakeClock;
 use crate::offload::coalesce::Outcome;
 use crate::offload::segment::Segments;
 use crate::offload::vnet::{VNET_HEADER, VnetHeader};
@@ -103,8 +104,9 @@ impl MemoryPlane {
         seed: u64,
         now: Instant,
     ) -> Self {
+        let clock = HandshakeClock::new(None);
         Self {
-            plane: Plane::new(private_key.into(), core, dscp, mtu, seed, now),
+            plane: Plane::new(private_key.into(), core, clock, dscp, mtu, seed, now),
             transmitter: Transmitter::default(),
             receiver: Receiver::default(),
             message: vec![0; BUFFER],

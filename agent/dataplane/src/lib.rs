@@ -63,6 +63,7 @@ use std::time::Instant;
 use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
 
 pub use counters::{Counters, DropReason, PeerCounters, WorkerCounters};
+pub use noise::HandshakeClock;
 pub use snapshot::{PathConfig, PeerConfig, PublicKey, RelayChannel, Snapshot};
 pub use table::SnapshotError;
 pub use tos::{DscpPolicy, UnknownDscpPolicy};
@@ -88,6 +89,8 @@ pub struct Settings {
     pub mtu: u16,
     /// Who speaks WireGuard.
     pub core: ProtocolCore,
+    /// Of the timestamps of [`ProtocolCore::Native`]; to be handed to the next data plane of the same key, too.
+    pub clock: HandshakeClock,
     /// What outer headers tell of a packet's class.
     pub dscp: DscpPolicy,
 }
@@ -180,6 +183,7 @@ impl Dataplane {
             fwmark,
             mtu,
             core,
+            clock,
             dscp,
         } = settings;
         let error = |source: io::Error| match source.kind() {
@@ -194,7 +198,7 @@ impl Dataplane {
         getrandom::fill(&mut seed).map_err(|e| error(io::Error::other(e)))?;
         let udp = Udp::bind(listen, fwmark).map_err(error)?;
         let seed = u64::from_ne_bytes(seed);
-        let plane = Plane::new(private_key.0, core, dscp, mtu, seed, Instant::now());
+        let plane = Plane::new(private_key.0, core, clock, dscp, mtu, seed, Instant::now());
         let shared = Arc::new(Shared::new(plane, udp, tun).map_err(error)?);
         let port = shared.port().map_err(error)?;
         let threads = worker::start(&shared).map_err(error)?;

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | How do messages lie in a datagram? | `message` |
 //! | What does a handshake compute? | `handshake`, on `crypto` |
+//! | When was it begun, in the peer's eyes? | `clock`, on `timestamp` |
 //! | Who gets what is sent to it? | `cookie`: the sender's half is a tunnel's, the receiver's one for all |
 //! | Which keys are used? | `sessions`, `session` |
 //! | Was a message seen before? | `replay` |
 //! | What is due when? | `timers` |
 //! | What waits for a session? | `kept` |
 
+mod clock;
 mod cookie;
 mod crypto;
 mod environment;
@@ -38,6 +40,7 @@ use std::time::{Duration, Instant};
 
 use x25519_dalek::{PublicKey, StaticSecret};
 
+pub use clock::HandshakeClock;
 pub(crate) use cookie::{Cookies, Macs};
 
 use crate::core::{Core, Handled, Refused, Sealed, Ticked, Waiting};
@@ -50,13 +53,13 @@ use message::{COOKIE_BYTES, Handshake, INITIATION_BYTES, RESPONSE_BYTES};
 use session::{REJECT_AFTER_TIME, Session};
 use sessions::Sessions;
 use timers::{KEEPALIVE_TIMEOUT, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_TIMEOUT, Timers};
-use timestamp::{Stamper, Timestamp};
+use timestamp::Timestamp;
 
 /// One peer's protocol state.
 pub(crate) struct Tunnel {
     environment: Environment,
     identity: Identity,
-    stamper: Stamper,
+    clock: HandshakeClock,
     /// Upper 24 bits: the tunnel. Lower 8: counts handshakes.
     next_index: u32,
     sessions: Sessions,
@@ -79,14 +82,20 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// A tunnel without a session. `index` has 24 bits, and is what tells this tunnel's receiver indices from others':
     /// they are `index << 8` and up.
-    pub(crate) fn new(private: &StaticSecret, peer: PublicKey, index: u32) -> Self {
-        Self::with_environment(private, peer, index, Environment::system())
+    pub(crate) fn new(
+        private: &StaticSecret,
+        peer: PublicKey,
+        index: u32,
+        clock: HandshakeClock,
+    ) -> Self {
+        Self::with_environment(private, peer, index, clock, Environment::system())
     }
 
     fn with_environment(
         private: &StaticSecret,
         peer: PublicKey,
         index: u32,
+        clock: HandshakeClock,
         environment: Environment,
     ) -> Self {
         let identity = Identity::new(private, peer);
@@ -94,7 +103,7 @@ impl Tunnel {
         Self {
             environment,
             identity,
-            stamper: Stamper::new(environment.wall),
+            clock,
             next_index: index << 8,
             sessions: Sessions::new(public.as_bytes() > peer.as_bytes()),
             pending: None,
@@ -294,7 +303,7 @@ impl Tunnel {
         let message = message.first_chunk_mut()?;
         let ephemeral = self.environment.ephemeral()?;
         let index = self.new_index();
-        let stamp = self.stamper.next();
+        let stamp = self.clock.next();
         let pending = handshake::initiate(&self.identity, index, ephemeral, stamp, message)?;
         self.sender.write_macs(message, index, now);
         self.pending = Some(pending);

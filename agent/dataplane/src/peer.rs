@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::core::{Core, Handled, Refused, Sealed, Ticked};
 use crate::counters::{DropReason, PeerCounters};
@@ -119,7 +119,6 @@ struct Session {
     last_wanted: Option<Instant>,
     restart_at: Option<Instant>,
     pause: Duration,
-    last_handshake: Option<SystemTime>,
     established: Option<Instant>,
     answered: bool,
     handshakes: u64,
@@ -151,7 +150,6 @@ impl Peer {
             last_wanted: None,
             restart_at: None,
             pause: FIRST_PAUSE,
-            last_handshake: None,
             established: None,
             answered: false,
             handshakes: 0,
@@ -480,7 +478,7 @@ impl Peer {
             endpoint,
             relayed: relay.is_some(),
             path_mtu: found.or(careful),
-            last_handshake: session.last_handshake,
+            last_handshake: session.established,
             rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
             rx_wire_bytes: session.received_bytes,
@@ -509,7 +507,6 @@ impl Session {
         self.answered = false;
         self.established = Some(now);
         self.handshakes += 1;
-        self.last_handshake = Some(SystemTime::now());
         self.restart_at = None;
         self.pause = FIRST_PAUSE;
     }
@@ -622,7 +619,7 @@ mod tests {
             path: PathConfig::Direct(SocketAddr::from(([192, 0, 2, 2], 51820))),
             persistent_keepalive: keepalive,
         };
-        let core = Boringtun::new(&[1; 32].into(), config.public_key.into(), 1);
+        let core = Boringtun::new(&[1; 32].into(), config.public_key.into(), 1, now);
         let peer = Peer::new(config.public_key, Box::new(core), 1, 1380, now);
         peer.configure(&config, now);
         peer.session.lock().restart_at = None;

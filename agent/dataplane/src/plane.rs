@@ -17,7 +17,7 @@ use crate::core::{Boringtun, Core};
 use crate::counters::{Counters, DropReason, Tally, WorkerCounters};
 use crate::lock::Mutex;
 use crate::message::{DATA, SMALLEST};
-use crate::noise::Tunnel;
+use crate::noise::{HandshakeClock, Tunnel};
 use crate::output::Output;
 use crate::peer::{Path, Peer};
 use crate::relay;
@@ -42,6 +42,7 @@ pub(crate) struct Plane {
     private: StaticSecret,
     public: X25519Public,
     core: ProtocolCore,
+    clock: HandshakeClock,
     pub(crate) dscp: DscpPolicy,
     pub(crate) mtu: usize,
     table: ArcSwap<Table>,
@@ -66,6 +67,7 @@ impl Plane {
     pub(crate) fn new(
         private: StaticSecret,
         core: ProtocolCore,
+        clock: HandshakeClock,
         dscp: DscpPolicy,
         mtu: u16,
         seed: u64,
@@ -74,6 +76,7 @@ impl Plane {
         let public = X25519Public::from(&private);
         Self {
             core,
+            clock,
             dscp,
             mtu: usize::from(mtu),
             table: ArcSwap::default(),
@@ -309,8 +312,11 @@ impl Plane {
         let index = self.free_index(table);
         let public = config.public_key.into();
         let core: Box<dyn Core> = match self.core {
-            ProtocolCore::Native => Box::new(Tunnel::new(&self.private, public, index)),
-            ProtocolCore::Boringtun => Box::new(Boringtun::new(&self.private, public, index)),
+            ProtocolCore::Native => {
+                let clock = self.clock.clone();
+                Box::new(Tunnel::new(&self.private, public, index, clock))
+            }
+            ProtocolCore::Boringtun => Box::new(Boringtun::new(&self.private, public, index, now)),
         };
         let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
         Arc::new(Peer::new(config.public_key, core, index, mtu, now))

@@ -14,11 +14,12 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, PublicKey, Snapshot};
 use pnsbox_dataplane::{
-    Dataplane, DropReason, DscpPolicy, ProtocolCore, Settings, generate_private_key, public_key,
-    tun,
+    Dataplane, DropReason, DscpPolicy, HandshakeClock, ProtocolCore, Settings,
+    generate_private_key, public_key, tun,
 };
 
 use crate::net::{Net, OUTER_A, OUTER_B, run, wait};
@@ -86,7 +87,7 @@ impl Pair {
     }
 
     /// Our data plane on side a.
-    fn start_ours(&self, private: [u8; 32]) -> Dataplane {
+    fn start_ours(&self, private: [u8; 32], clock: HandshakeClock) -> Dataplane {
         let interface = &self.interface;
         let dataplane = self.net.enter("a", || {
             let tun = tun::open(interface).unwrap();
@@ -97,6 +98,7 @@ impl Pair {
                 fwmark: 0,
                 mtu: 1380,
                 core: ProtocolCore::default(),
+                clock,
                 dscp: DscpPolicy::default(),
             })
             .unwrap()
@@ -114,7 +116,7 @@ impl Pair {
             generate_private_key().unwrap(),
             generate_private_key().unwrap(),
         );
-        let dataplane = self.start_ours(our_key);
+        let dataplane = self.start_ours(our_key, HandshakeClock::new(None));
         self.start_wireguard_go(&their_key, &public_key(&our_key));
         let peer = PeerConfig {
             public_key: public_key(&their_key),
@@ -211,6 +213,48 @@ fn packets_pass_both_ways_whoever_begins() {
         );
     }
     dataplane.stop();
+}
+
+/// The clock of a box was years ahead, then it reboots with one that is right: to its peer, in the past.
+#[test]
+fn a_box_that_reboots_into_the_past_is_taken_and_one_that_forgot_is_not() {
+    const TEN_YEARS: u64 = 315_569_520;
+    let keys = [(); 2].map(|()| generate_private_key().unwrap());
+    let mut pair = Pair::up();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let ahead = HandshakeClock::new(Some(now.as_secs() + TEN_YEARS));
+    let peer = PeerConfig {
+        public_key: public_key(&keys[1]),
+        allowed_prefixes: vec![format!("{THEIRS}/32").parse().unwrap()],
+        path: PathConfig::Direct(SocketAddr::new(OUTER_B.parse().unwrap(), PORT)),
+        persistent_keepalive: None,
+    };
+    let boot = |pair: &Pair, clock| {
+        let dataplane = pair.start_ours(keys[0], clock);
+        let (peers, relays) = (vec![peer.clone()], Vec::new());
+        dataplane.apply(Snapshot { peers, relays }).unwrap();
+        dataplane
+    };
+    let before = boot(&pair, ahead.clone());
+    pair.start_wireguard_go(&keys[1], &public_key(&keys[0]));
+    let crosses = |pair: &Pair| pair.ping("a", &["-c", "1"], THEIRS);
+    wait("traffic crosses", || crosses(&pair));
+    let on_disk = ahead.reservation_due();
+    assert!(on_disk.is_some());
+    before.stop();
+
+    let forgot = boot(&pair, HandshakeClock::new(None));
+    assert!(!crosses(&pair) && !crosses(&pair), "wireguard-go remembers");
+    assert_eq!(forgot.counters().peers[0].handshakes, 0);
+    forgot.stop();
+
+    let begun = Instant::now();
+    let rebooted = boot(&pair, HandshakeClock::new(on_disk));
+    wait("traffic crosses", || crosses(&pair));
+    let took = begun.elapsed();
+    println!("wireguard-go takes the rebooted box after {took:.1?}, of 30 s");
+    assert!(took < Duration::from_secs(30));
+    rebooted.stop();
 }
 
 /// wireguard-go shows no marks and takes none over: we do both, towards it too.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use pnsbox_agent_core::event::{Input, TunnelState};
 use pnsbox_proto::key::WireguardKey;
-use pnsbox_proto::time::UnixTime;
 use tracing::{error, warn};
 
 use super::{EventLoop, PING_TIMEOUT, TICK};
@@ -19,15 +18,28 @@ impl EventLoop {
     pub(super) async fn tick(&mut self) {
         self.repair().await;
         if let Some(counters) = self.host.counters() {
+            self.keep_handshakes();
             if let Err(error) = self.host.follow_path_mtus(&counters.peers).await {
                 let error = format!("{:#}", anyhow::Error::from(error));
                 warn!(%error, "routes keep the MTU that they have");
             }
-            let tunnels = counters.peers.iter().map(tunnel_state).collect();
+            let tunnels = counters.peers.iter();
+            let tunnels = tunnels
+                .map(|peer| tunnel_state(peer, self.started))
+                .collect();
             self.handle(Input::Tunnels(tunnels));
         }
         self.give_up_pings();
         self.watchdog();
+    }
+
+    /// The disk has which timestamps handshakes may use. Without that all works on, so it is told as an unsaved state is.
+    pub(super) fn keep_handshakes(&mut self) {
+        if let Some(Err(reason)) = self.handshakes.keep() {
+            self.tally.state_write_failures += 1;
+            error!(%reason, "after a restart in the past, peers would refuse this box");
+            self.handle(Input::Persisted(Err(reason)));
+        }
     }
 
     fn give_up_pings(&mut self) {
@@ -108,12 +120,14 @@ impl EventLoop {
     }
 }
 
-fn tunnel_state(peer: &pnsbox_dataplane::PeerCounters) -> TunnelState {
+fn tunnel_state(peer: &pnsbox_dataplane::PeerCounters, started: Instant) -> TunnelState {
     TunnelState {
         key: WireguardKey(peer.public_key),
         endpoint: peer.endpoint,
         path_mtu: peer.path_mtu,
-        last_handshake: peer.last_handshake.map(UnixTime::from),
+        last_handshake: peer
+            .last_handshake
+            .map(|at| at.saturating_duration_since(started)),
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }

@@ -1,7 +1,7 @@
 //! A [`HostConfig`] in the data plane's words.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pnsbox_agent_core::host::{HostConfig, Tunnel, TunnelPath};
 use pnsbox_dataplane::PeerCounters;
@@ -47,7 +47,10 @@ pub(super) fn device(config: &HostConfig, listen_port: u16, counted: &[PeerCount
             public_key: peer.public_key,
             endpoint: peer.endpoint.filter(|_| !peer.relayed),
             allowed_prefixes: tunnel.allowed_prefixes.clone(),
-            last_handshake: peer.last_handshake,
+            // By the wall clock as it is set now.
+            last_handshake: peer
+                .last_handshake
+                .map(|at| SystemTime::now() - at.elapsed()),
             rx_bytes: peer.rx_wire_bytes,
             tx_bytes: peer.tx_wire_bytes,
             persistent_keepalive: if tunnel.keepalive {

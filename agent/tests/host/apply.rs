@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use pnsbox_agent::host::{Host, HostError, HostObject, HostSettings};
 use pnsbox_agent::keys::WireguardSecret;
 use pnsbox_agent_core::host::{Filter, ForwardRule, HostConfig, Interface, Tunnel, TunnelPath};
-use pnsbox_dataplane::{DscpPolicy, ProtocolCore};
+use pnsbox_dataplane::{DscpPolicy, HandshakeClock, ProtocolCore};
 use pnsbox_proto::key::WireguardKey;
 use tokio::time::timeout;
 
@@ -344,6 +344,7 @@ fn settings() -> HostSettings {
         wireguard_port: 51820,
         private_key: WireguardSecret::from_bytes([7; 32]),
         core: ProtocolCore::default(),
+        clock: HandshakeClock::new(None),
         dscp: DscpPolicy::default(),
     }
 }

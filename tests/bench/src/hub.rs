@@ -4,7 +4,8 @@
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use pnsbox_dataplane::{
-    Dataplane, DscpPolicy, PathConfig, PeerConfig, ProtocolCore, Settings, Snapshot, tun,
+    Dataplane, DscpPolicy, HandshakeClock, PathConfig, PeerConfig, ProtocolCore, Settings,
+    Snapshot, tun,
 };
 use serde_json::{Value, json};
 
@@ -26,6 +27,7 @@ impl Hub {
             fwmark: 0,
             mtu,
             core: ProtocolCore::default(),
+            clock: HandshakeClock::new(None),
             dscp: DscpPolicy::default(),
         };
         let plane = Dataplane::start(settings)?;

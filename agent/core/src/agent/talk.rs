@@ -95,7 +95,7 @@ impl Agent {
                 reason: "the join failed".into(),
             });
             self.control.session = Session::Offline { dial_at: None };
-            self.control.since = Some(now.wall);
+            self.control.since = Some(now.monotonic);
         }
         self.outputs.push_back(Output::JoinOutcome(outcome));
     }

@@ -181,7 +181,7 @@ impl Trust {
                 Some((_, true)) => {
                     return Err((format!("{agency} has taken its consent back"), true));
                 }
-                Some((consent, false)) if consent.has_ended(now) && self.clock_confirmed => {
+                Some((consent, false)) if consent.has_ended(now) && self.clock_is_confirmed() => {
                     return Err((format!("the consent of {agency} has ended"), true));
                 }
                 Some((consent, false)) => {

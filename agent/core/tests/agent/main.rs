@@ -5,6 +5,7 @@
 )]
 
 mod again;
+mod clocks;
 mod external;
 mod joining;
 mod links;

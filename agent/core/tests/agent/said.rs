@@ -32,7 +32,7 @@ fn in_force() -> Driven {
     agent
 }
 
-fn handshakes(agent: &mut Driven, at: UnixTime) {
+fn handshakes(agent: &mut Driven, at: Duration) {
     let tunnel = |number| TunnelState {
         key: WireguardKey([number; 32]),
         endpoint: None,
@@ -103,7 +103,7 @@ fn a_peer_is_up_for_180_seconds_after_its_handshake() {
     );
     agent.pass(Duration::from_secs(10));
     assert!(message(&agent, ConditionCode::PeerDown).is_some());
-    let at = agent.now.wall;
+    let at = agent.now.monotonic;
     handshakes(&mut agent, at);
     assert_eq!(message(&agent, ConditionCode::PeerDown), None);
     agent.pass(Duration::from_secs(179));
@@ -116,7 +116,7 @@ fn a_peer_is_up_for_180_seconds_after_its_handshake() {
 #[test]
 fn health_goes_every_ten_seconds_and_on_change_but_once_a_second() {
     let mut agent = in_force();
-    let at = agent.now.wall;
+    let at = agent.now.monotonic;
     handshakes(&mut agent, at);
     agent.pass(Duration::from_secs(5));
     agent.take();
@@ -149,11 +149,47 @@ fn health_goes_every_ten_seconds_and_on_change_but_once_a_second() {
 }
 
 #[test]
+fn a_wall_clock_that_is_set_makes_no_peer_down_and_loses_no_report() {
+    const SANE: u64 = 1_800_000_000;
+    let mut agent = in_force();
+    let at = agent.now.monotonic;
+    handshakes(&mut agent, at);
+    agent.pass(Duration::from_secs(20));
+    agent.take();
+    for wall in [SANE, 3600, SANE + 315_000_000, SANE - 3600, SANE] {
+        agent.now.wall = UnixTime(wall);
+        agent.input(Input::Timeout);
+        let status = agent.agent.status(agent.now);
+        assert_eq!(agent.condition_codes(), [""; 0], "at {wall}");
+        let ages = |at: Option<UnixTime>| at.map(|at| at.age(agent.now.wall).as_secs());
+        for peer in &status.peers {
+            assert!(peer.up, "at {wall}");
+            assert_eq!(ages(peer.last_handshake), Some(20), "at {wall}");
+        }
+        let since = [status.controller.since, status.view_since].map(ages);
+        assert_eq!(since, [Some(20); 2], "at {wall}");
+    }
+
+    agent.take();
+    let mut count = 0;
+    for step in 0..400u64 {
+        agent.now.monotonic += Duration::from_millis(250);
+        agent.now.wall = UnixTime(SANE + if step % 8 < 4 { 0 } else { 500 });
+        agent.input(Input::Timeout);
+        count += reports(&mut agent);
+    }
+    assert!((9..=11).contains(&count), "{count} in 100 seconds");
+    agent.pass(Duration::from_secs(60));
+    let said = message(&agent, ConditionCode::PeerDown).unwrap();
+    assert!(said.contains(FAR), "180 s are 180 s: {said}");
+}
+
+#[test]
 fn the_line_for_systemd_follows_the_state() {
     let mut agent = in_force();
     agent.pass(Duration::from_secs(1));
     agent.take();
-    let at = agent.now.wall;
+    let at = agent.now.monotonic;
     handshakes(&mut agent, at);
     agent.pass(Duration::from_secs(1));
     let line = |agent: &mut Driven| {

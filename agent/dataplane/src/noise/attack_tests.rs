@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::testing::{
-    Node, Random, connected, exchange, private, public, seconds, set_wall, slab, strangers,
+    Node, Random, clock, connected, exchange, private, public, seconds, set_wall, slab, strangers,
 };
 use super::*;
 use crate::message::BUFFER;
+
+const YEAR: u64 = 31_556_952;
 
 #[test]
 fn a_replayed_initiation_is_refused_and_so_is_an_older_one() {
@@ -42,6 +44,53 @@ fn a_wall_clock_that_steps_back_loses_no_handshake() {
             "at {wall}"
         );
     }
+}
+
+#[test]
+fn a_box_that_reboots_with_any_clock_goes_on_where_its_disk_says() {
+    let sane = 1_800_000_000;
+    set_wall(seconds(sane));
+    let mut now = Instant::now();
+    let (mut a, mut b) = connected(now);
+    let mut disk = None;
+    let mut keep = |clock: &HandshakeClock| {
+        if let Some(due) = clock.reservation_due() {
+            clock.reserved(Some(due));
+            disk = Some(due);
+        }
+        disk
+    };
+    for wall in [0, sane - 2 * YEAR, sane + 10 * YEAR, sane, sane - 3, 0] {
+        let reserved = keep(&a.tunnel.clock);
+        set_wall(seconds(wall));
+        a = Node::with_clock(1, 2, clock(reserved));
+        keep(&a.tunnel.clock);
+        now += seconds(6);
+        a.send(b"packet", now);
+        exchange(&mut a, &mut b, now);
+        assert_eq!(b.inbox.pop().unwrap(), b"packet", "booted at {wall}");
+    }
+
+    set_wall(seconds(sane));
+    let mut without = Node::new(1, 2);
+    without.send(b"packet", now + seconds(6));
+    exchange(&mut without, &mut b, now + seconds(6));
+    assert!(b.inbox.is_empty(), "the peer asks for it");
+}
+
+#[test]
+fn a_tunnel_that_is_made_anew_does_not_go_back() {
+    set_wall(seconds(1_800_000_000));
+    let mut now = Instant::now();
+    let (a, mut b) = connected(now);
+    set_wall(seconds(0));
+    let clock = a.tunnel.clock.clone();
+    drop(a);
+    let mut a = Node::with_clock(1, 2, clock);
+    now += seconds(6);
+    a.send(b"packet", now);
+    exchange(&mut a, &mut b, now);
+    assert_eq!(b.inbox, [b"packet"]);
 }
 
 #[test]
@@ -153,7 +202,7 @@ fn a_message_for_somebody_elses_key_is_refused() {
 #[test]
 fn a_peer_key_of_low_order_has_no_handshake() {
     let low = PublicKey::from([0; 32]);
-    let mut tunnel = Tunnel::new(&private(1), low, 7);
+    let mut tunnel = Tunnel::new(&private(1), low, 7, clock(None));
     let mut message = vec![0; BUFFER];
     assert_eq!(tunnel.initiate(Instant::now(), &mut message), None);
 }
@@ -306,11 +355,9 @@ fn random_and_mangled_bytes_never_panic() {
 #[test]
 fn without_entropy_nothing_is_sent_and_nothing_breaks() {
     let now = Instant::now();
-    let barren = Environment {
-        fill: |_| false,
-        ..testing::ENVIRONMENT
-    };
-    let mut tunnel = Tunnel::with_environment(&private(2), public(1), 2, barren);
+    let barren = Environment { fill: |_| false };
+    let clock = clock(None);
+    let mut tunnel = Tunnel::with_environment(&private(2), public(1), 2, clock, barren);
     let mut message = vec![0; BUFFER];
     let (mut slab, frames) = slab(&[b"packet"]);
     assert_eq!(

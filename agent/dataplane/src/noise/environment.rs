@@ -1,14 +1,13 @@
-//! What a tunnel takes from the system besides its arguments: the wall clock and entropy. Tests give their own.
+//! What a tunnel takes from the system besides its arguments: entropy. Tests give their own.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
-/// Where the wall clock and entropy come from.
+/// Where entropy comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Environment {
-    pub(super) wall: fn() -> SystemTime,
     /// Fills a buffer with random bytes; false if there are none.
     pub(super) fill: fn(&mut [u8]) -> bool,
 }
@@ -16,7 +15,6 @@ pub(super) struct Environment {
 impl Environment {
     pub(super) fn system() -> Self {
         Self {
-            wall: SystemTime::now,
             fill: |bytes| getrandom::fill(bytes).is_ok(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::Tunnel;
+use super::clock::HandshakeClock;
 use super::cookie::{Cookies, Macs};
 use super::environment::Environment;
 use crate::core::{Core, Handled, Refused, Sealed, Ticked};
@@ -63,10 +64,12 @@ fn fill(bytes: &mut [u8]) -> bool {
     true
 }
 
-pub(super) const ENVIRONMENT: Environment = Environment {
-    wall: || -> SystemTime { UNIX_EPOCH + WALL.get() },
-    fill,
-};
+pub(super) const ENVIRONMENT: Environment = Environment { fill };
+
+/// A clock of handshakes that reads the wall clock of this thread's tests.
+pub(super) fn clock(reserved: Option<u64>) -> HandshakeClock {
+    HandshakeClock::with_wall(reserved, || -> SystemTime { UNIX_EPOCH + WALL.get() })
+}
 
 pub(super) fn private(number: u8) -> StaticSecret {
     StaticSecret::from([number; 32])
@@ -97,11 +100,16 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(own: u8, peer: u8) -> Self {
+        Self::with_clock(own, peer, clock(None))
+    }
+
+    pub(super) fn with_clock(own: u8, peer: u8, clock: HandshakeClock) -> Self {
         Self {
             tunnel: Tunnel::with_environment(
                 &private(own),
                 public(peer),
                 u32::from(own),
+                clock,
                 ENVIRONMENT,
             ),
             cookies: Cookies::new(public(own)),

@@ -1,4 +1,4 @@
-//! TAI64N timestamps of initiations: they only ever grow, whatever the wall clock does. They measure no time.
+//! TAI64N timestamps of initiations, as bytes and as the protocol orders them. Which one is used, [`super::clock`] decides.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -35,18 +35,32 @@ impl Timestamp {
         bytes
     }
 
-    fn of(wall: SystemTime) -> Self {
+    /// What the wall clock says, rounded.
+    pub(super) fn of(wall: SystemTime) -> Self {
         let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            seconds: TAI64_EPOCH + since.as_secs(),
             nanoseconds: since.subsec_nanos() & !(ROUNDING - 1),
+            ..Self::at(since.as_secs())
         }
     }
 
-    fn successor(self) -> Self {
+    /// The beginning of a second, counted from 1970.
+    pub(super) fn at(unix_seconds: u64) -> Self {
+        Self {
+            seconds: TAI64_EPOCH.saturating_add(unix_seconds),
+            nanoseconds: 0,
+        }
+    }
+
+    /// The second that it lies in, counted from 1970.
+    pub(super) fn unix_seconds(self) -> u64 {
+        self.seconds.saturating_sub(TAI64_EPOCH)
+    }
+
+    pub(super) fn successor(self) -> Self {
         if self.nanoseconds >= 999_999_999 {
             return Self {
-                seconds: self.seconds + 1,
+                seconds: self.seconds.saturating_add(1),
                 nanoseconds: 0,
             };
         }
@@ -54,29 +68,6 @@ impl Timestamp {
             nanoseconds: self.nanoseconds + 1,
             ..self
         }
-    }
-}
-
-/// Gives timestamps for our initiations.
-#[derive(Debug)]
-pub(super) struct Stamper {
-    wall: fn() -> SystemTime,
-    last: Timestamp,
-}
-
-impl Stamper {
-    pub(super) fn new(wall: fn() -> SystemTime) -> Self {
-        Self {
-            wall,
-            last: Timestamp::ZERO,
-        }
-    }
-
-    /// Greater than every one before: a peer refuses any other.
-    pub(super) fn next(&mut self) -> Timestamp {
-        let by_clock = Timestamp::of((self.wall)());
-        self.last = by_clock.max(self.last.successor());
-        self.last
     }
 }
 
@@ -90,45 +81,17 @@ const ROUNDING: u32 = 1 << 24;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::cell::Cell;
     use std::time::Duration;
 
-    thread_local!(static WALL: Cell<u64> = const { Cell::new(0) });
-
-    fn wall() -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(WALL.get())
-    }
+    use super::*;
 
     #[test]
     fn timestamps_follow_the_clock_rounded() {
-        WALL.set(1_700_000_000_123_456_789);
-        let stamp = Stamper::new(wall).next();
+        let wall = UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
+        let stamp = Timestamp::of(wall);
         assert_eq!(stamp.seconds, (1 << 62) + 37 + 1_700_000_000);
         assert_eq!(stamp.nanoseconds, 117_440_512, "7 × 2^24");
         assert_eq!(Timestamp::from_bytes(stamp.to_bytes()), stamp);
-    }
-
-    #[test]
-    fn timestamps_grow_while_the_clock_stands_or_steps_back() {
-        let mut stamper = Stamper::new(wall);
-        let mut last = Timestamp::ZERO;
-        for wall in [
-            5_000_000_000,
-            5_000_000_000,
-            4_000_000_000,
-            0,
-            9_999_999_999,
-        ] {
-            WALL.set(wall);
-            let next = stamper.next();
-            assert!(
-                next > last && next.to_bytes() > last.to_bytes(),
-                "at {wall}"
-            );
-            last = next;
-        }
-        assert_eq!(last, Timestamp::of(wall()), "the clock caught up");
     }
 
     #[test]
@@ -139,5 +102,6 @@ mod tests {
         };
         assert!(last.successor() > last);
         assert_eq!(last.successor().nanoseconds, 0);
+        assert!(last.successor().to_bytes() > last.to_bytes());
     }
 }

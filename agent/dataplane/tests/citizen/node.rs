@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use pnsbox_dataplane::{
-    Dataplane, DropReason, DscpPolicy, PathConfig, PeerConfig, PeerCounters, ProtocolCore,
-    PublicKey, Settings, Snapshot, public_key, tun,
+    Dataplane, DropReason, DscpPolicy, HandshakeClock, PathConfig, PeerConfig, PeerCounters,
+    ProtocolCore, PublicKey, Settings, Snapshot, public_key, tun,
 };
 
 use crate::net::Net;
@@ -33,6 +33,7 @@ impl Node {
                 fwmark: 0,
                 mtu,
                 core: ProtocolCore::Native,
+                clock: HandshakeClock::new(None),
                 dscp: DscpPolicy::default(),
             })
             .unwrap()

@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, PublicKey, Snapshot};
 use pnsbox_dataplane::{
-    Dataplane, DropReason, DscpPolicy, PeerCounters, ProtocolCore, Settings, generate_private_key,
-    public_key, tun,
+    Dataplane, DropReason, DscpPolicy, HandshakeClock, PeerCounters, ProtocolCore, Settings,
+    generate_private_key, public_key, tun,
 };
 
 use crate::net::{Net, OUTER_A, OUTER_B, UPLINK, wait};
@@ -179,6 +179,7 @@ impl Pair {
                 fwmark: 0,
                 mtu: MTU,
                 core: self.core,
+                clock: HandshakeClock::new(None),
                 dscp: DscpPolicy::default(),
             })
             .unwrap()

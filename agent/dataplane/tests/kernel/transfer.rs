@@ -128,8 +128,9 @@ pub(crate) fn counters(report: &mut Report, core: ProtocolCore) {
     );
     report.equal("handshakes that we counted", 1, ours_after.handshakes);
     let seconds = ours_after.last_handshake.map(|at| {
-        let at = at.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        at.abs_diff(kernel_after.last_handshake)
+        let at = std::time::SystemTime::now() - at.elapsed();
+        let at = at.duration_since(std::time::UNIX_EPOCH).unwrap();
+        at.as_secs().abs_diff(kernel_after.last_handshake)
     });
     report.between(
         "seconds between both last handshakes",

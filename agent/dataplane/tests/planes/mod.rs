@@ -3,7 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use pnsbox_dataplane::snapshot::{PathConfig, PeerConfig, Snapshot};
-use pnsbox_dataplane::{Dataplane, DscpPolicy, ProtocolCore, Settings, public_key, tun};
+use pnsbox_dataplane::{
+    Dataplane, DscpPolicy, HandshakeClock, ProtocolCore, Settings, public_key, tun,
+};
 
 use crate::net::{Net, OUTER_B, wait};
 
@@ -42,6 +44,7 @@ impl Planes {
                     fwmark: 0,
                     mtu: MTU,
                     core: ProtocolCore::default(),
+                    clock: HandshakeClock::new(None),
                     dscp,
                 })
                 .unwrap()

@@ -268,7 +268,8 @@ fn tunnels(bytes: &mut Unstructured<'_>) -> Input {
             key: WireguardKey([[33, 55, 66, 9][below(bytes, 4)]; 32]),
             endpoint: (byte(bytes) & 1 == 0).then(network::controller_address),
             path_mtu: (byte(bytes) & 1 == 0).then_some(1280),
-            last_handshake: (byte(bytes) & 1 == 0).then(|| UnixTime(short(bytes).into())),
+            last_handshake: (byte(bytes) & 1 == 0)
+                .then(|| Duration::from_secs(short(bytes).into())),
             rx_bytes: short(bytes).into(),
             tx_bytes: u64::MAX - u64::from(byte(bytes)),
         });
