@@ -187,7 +187,8 @@ mod tests {
         let told = handshakes.keep().unwrap().unwrap_err();
         assert!(told.contains("gone/handshakes.json"), "{told}");
         assert_eq!(handshakes.keep(), None, "not again at once");
-        assert_eq!(handshakes.keep_again(), Err(told));
+        let again = handshakes.keep_again().unwrap_err();
+        assert!(again.contains("gone/handshakes.json"), "{again}");
         std::fs::create_dir(&gone).unwrap();
         assert_eq!(handshakes.keep_again(), Ok(()));
         assert_eq!(handshakes.keep(), None);

@@ -18,10 +18,14 @@ impl UnixTime {
 
     /// The end of a day, `YYYY-MM-DD`, in UTC.
     pub fn end_of_day(date: &str) -> Result<Self, NoDate> {
+        // A moment of that day is no day.
+        let is_day = date.len() == "2027-12-31".len();
         let end = date
             .parse::<jiff::civil::Date>()
             .and_then(|date| date.tomorrow()?.to_zoned(jiff::tz::TimeZone::UTC))
-            .map_err(|_| NoDate)?;
+            .ok()
+            .filter(|_| is_day)
+            .ok_or(NoDate)?;
         u64::try_from(end.timestamp().as_second())
             .map(Self)
             .map_err(|_| NoDate)

@@ -100,7 +100,7 @@ impl Place {
     /// The keys that are there, each of them whole and private.
     fn keys(&self) -> BTreeMap<&'static str, Vec<u8>> {
         let mut keys = BTreeMap::new();
-        for name in ["root.key", "controller.key"] {
+        for name in ["root.key", "controller.key", "admission.key"] {
             let path = self.state().join(name);
             if let Ok(text) = std::fs::read(&path) {
                 assert_eq!(text.len(), 65, "{name} is whole");
@@ -168,12 +168,18 @@ fn init_killed_at_any_step_can_be_said_again_and_loses_no_key() {
             assert_ok(&again);
         }
         let after = place.keys();
-        assert_eq!(after.len(), 2, "{step}");
+        assert_eq!(after.len(), 3, "{step}");
         for (name, text) in before {
             assert_eq!(after[name], text, "{step}: {name} is the same");
         }
         assert_eq!(place.entries(["network", "audit/"]), [1, 1], "{step}");
-        let expected = ["controller.key", "lock", "pnsbox.db", "root.key"];
+        let expected = [
+            "admission.key",
+            "controller.key",
+            "lock",
+            "pnsbox.db",
+            "root.key",
+        ];
         assert_eq!(place.files(), expected, "{step}");
         assert_ok(&place.add("", "kab-demak", "10.44.0.0/16"));
     }

@@ -162,14 +162,7 @@ impl Agent {
                 });
                 self.peer_answered(heard, probe, now);
             }
-            Input::LinkDown { connection, reason } => {
-                if let Some(links) = &mut self.links {
-                    if let Some(peer) = links.peer_of(connection) {
-                        self.gossip.lost(peer);
-                    }
-                    links.closed(connection, &reason, now.monotonic, &mut self.jitter);
-                }
-            }
+            Input::LinkDown { connection, reason } => self.link_down(connection, &reason, now),
             Input::LinkFailed { node, reason } => {
                 if let Some(links) = &mut self.links {
                     links.failed(&node, &reason, now.monotonic, &mut self.jitter);
@@ -204,6 +197,14 @@ impl Agent {
         if now.monotonic >= self.tick_at {
             self.tick(now);
         }
+    }
+
+    fn link_down(&mut self, connection: ConnectionId, reason: &str, now: Now) {
+        let Some(links) = &mut self.links else { return };
+        if let Some(peer) = links.peer_of(connection) {
+            self.gossip.lost(peer);
+        }
+        links.closed(connection, reason, now.monotonic, &mut self.jitter);
     }
 
     fn greet(&mut self) {

@@ -3,7 +3,7 @@
 //! The controller says what to do; whose a box is, what is behind it and which links are wanted say only the agencies.
 //! What was seen once is kept (pinned): an older document, another key, a prefix that changes hands are refused,
 //! whoever sends them. It signs for this box's own agency too, if the box has that key (`issue`).
-//! It does not talk: who is told what is [`crate::gossip`] and [`crate::agent`].
+//! It does not talk: who is told what is `gossip` and [`crate::agent`].
 
 mod issue;
 mod judge;
