@@ -7,6 +7,7 @@ mod external;
 mod fleet;
 mod init;
 mod render;
+mod rollout;
 mod root;
 
 use std::net::SocketAddr;
@@ -24,6 +25,8 @@ use pnsbox_program::generate;
 use pnsbox_proto::id::{AgencyName, NetworkName};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+use self::rollout::{Change, RolloutCommand, Waves};
 
 use crate::config::{Config, FileMistakes, table, with_file};
 use crate::{operator, serve};
@@ -64,13 +67,20 @@ enum Command {
         /// The policy.
         #[arg(default_value = DEFAULT_POLICY)]
         file: PathBuf,
+        #[command(flatten)]
+        waves: Waves,
     },
-    /// Apply a policy.
+    /// Apply a policy, at once or in waves.
     Apply {
         /// The policy.
         #[arg(default_value = DEFAULT_POLICY)]
         file: PathBuf,
+        #[command(flatten)]
+        waves: Waves,
     },
+    /// Show or take back a policy that goes to everybody in waves.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// List every policy that was in force, or print one.
     History {
         /// Print this version as it was applied.
@@ -91,6 +101,8 @@ enum Command {
         /// Only show what would change, and whom it touches.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        waves: Waves,
     },
     /// Shut a node or a whole agency out, at once: everybody drops it.
     Quarantine {
@@ -189,52 +201,43 @@ pub fn run(args: Args) -> ExitCode {
             prefixes,
             class,
             region,
-        }) => Ok((
-            Request::AgencyAdd {
-                name,
-                prefixes,
-                class,
-                region,
-            },
-            None,
-        )),
-        Command::Agency(AgencyCommand::List) => Ok((Request::AgencyList, None)),
-        Command::Agency(AgencyCommand::ReplaceKey(args)) => {
-            root::replacement(&config, &args).map(|request| (request, None))
-        }
-        Command::Admission(command) => {
-            root::renewal(&config, &command).map(|request| (request, None))
-        }
+        }) => Ok(Request::AgencyAdd {
+            name,
+            prefixes,
+            class,
+            region,
+        }),
+        Command::Agency(AgencyCommand::List) => Ok(Request::AgencyList),
+        Command::Agency(AgencyCommand::ReplaceKey(args)) => root::replacement(&config, &args),
+        Command::Admission(command) => root::renewal(&config, &command),
         Command::Invite(InviteArgs {
             agency,
             node,
             expires,
-        }) => Ok((
-            Request::Invite {
-                agency,
-                node,
-                expires_in_s: expires.as_secs(),
-            },
-            None,
-        )),
+        }) => Ok(Request::Invite {
+            agency,
+            node,
+            expires_in_s: expires.as_secs(),
+        }),
         Command::External(command) => return external::run(&config, command, args.json),
-        Command::Plan { file } => {
-            policy(&file).map(|policy| (Request::Plan { policy }, Some(file)))
+        Command::Plan { file, waves } => {
+            return Change::of_file(file, waves, true).make(&config, args.json);
         }
-        Command::Apply { file } => {
-            policy(&file).map(|policy| (Request::Apply { policy }, Some(file)))
+        Command::Apply { file, waves } => {
+            return Change::of_file(file, waves, false).make(&config, args.json);
         }
-        Command::History { version: None } => Ok((Request::History, None)),
+        Command::Rollout(command) => Ok(rollout::request(command)),
+        Command::History { version: None } => Ok(Request::History),
         Command::History {
             version: Some(number),
-        } => Ok((Request::Version { number }, None)),
-        Command::Diff { from, to } => Ok((Request::Diff { from, to }, None)),
-        Command::Rollback { to, dry_run } => Ok((Request::Rollback { to, dry_run }, None)),
-        Command::Quarantine { subject, reason } => {
-            Ok((Request::Quarantine { subject, reason }, None))
+        } => Ok(Request::Version { number }),
+        Command::Diff { from, to } => Ok(Request::Diff { from, to }),
+        Command::Rollback { to, dry_run, waves } => {
+            return Change::to_version(to, waves, dry_run).make(&config, args.json);
         }
-        Command::Release { subject } => Ok((Request::Release { subject }, None)),
-        Command::Status => Ok((Request::Status, None)),
+        Command::Quarantine { subject, reason } => Ok(Request::Quarantine { subject, reason }),
+        Command::Release { subject } => Ok(Request::Release { subject }),
+        Command::Status => Ok(Request::Status),
         Command::Audit(command) => return finish(audit::run(&config, command, args.json)),
         Command::Completion { shell } => {
             generate::completion(Args::command(), shell);
@@ -244,10 +247,22 @@ pub fn run(args: Args) -> ExitCode {
             return generate::pages(Args::command(), "8", &directory);
         }
     };
-    let asked = request.and_then(|(request, file)| Ok((operator::ask(&config, &request)?, file)));
+    answered(
+        request.and_then(|request| operator::ask(&config, &request)),
+        None,
+        args.json,
+    )
+}
+
+/// Shows what the controller answered; `file` is the policy that it was asked about.
+fn answered(
+    asked: anyhow::Result<Result<Answer, Refusal>>,
+    file: Option<&Path>,
+    json: bool,
+) -> ExitCode {
     match asked {
-        Ok((Ok(answer), _)) => show(&answer, args.json),
-        Ok((Err(refusal), file)) => refused(&refusal, file.as_deref()),
+        Ok(Ok(answer)) => show(&answer, json),
+        Ok(Err(refusal)) => refused(&refusal, file),
         Err(error) => exit::error(&error),
     }
 }

@@ -2,6 +2,7 @@
 
 use pnsbox_controller_core::controller::{Controller, Counters, REFUSALS};
 use pnsbox_controller_core::fleet::NodeState;
+use pnsbox_controller_core::rollout::State;
 use pnsbox_program::process;
 use prometheus::core::{Collector, Desc};
 use prometheus::{
@@ -25,6 +26,8 @@ pub struct Metrics {
     views_refused: IntCounter,
     views_incomplete: IntCounter,
     view_bytes: IntCounter,
+    rollout: IntGaugeVec,
+    rollouts_halted: IntCounter,
     commits: IntCounter,
     requests: IntCounter,
     store_healthy: IntGauge,
@@ -80,6 +83,15 @@ impl Metrics {
                 "Views of which agents lacked records, and which were sent again whole.",
             )?,
             view_bytes: r.counter("view_sent_bytes_total", "Bytes of views sent to agents.")?,
+            rollout: r.gauges(
+                "rollout",
+                "1 for the state of the last rollout in waves, running, done or halted, until another policy is applied.",
+                &["state"],
+            )?,
+            rollouts_halted: r.counter(
+                "rollouts_halted_total",
+                "Rollouts that were halted and taken back.",
+            )?,
             commits: r.counter("store_commits_total", "Transactions written to the store.")?,
             requests: r.counter("operator_requests_total", "Requests of operators.")?,
             store_healthy: r.gauge(
@@ -119,6 +131,11 @@ impl Metrics {
             (&self.sessions, "unjoined", unjoined),
         ] {
             family.with_label_values(&[label]).set(number(count));
+        }
+        let rollout = controller.rollout_state().map(State::as_str);
+        for state in State::ALL {
+            let is_it = i64::from(rollout == Some(state));
+            self.rollout.with_label_values(&[state]).set(is_it);
         }
         let healthy = controller.store_failure().is_none();
         self.store_healthy.set(i64::from(healthy));
@@ -161,6 +178,7 @@ impl Metrics {
             (&self.views_refused, counters.views_refused),
             (&self.views_incomplete, counters.views_incomplete),
             (&self.view_bytes, counters.view_bytes),
+            (&self.rollouts_halted, counters.rollouts_halted),
         ] {
             raise(counter, count);
         }

@@ -23,6 +23,7 @@ mod mtu;
 mod quarantine;
 mod reach;
 mod relay;
+mod rollout;
 mod secrets;
 mod services;
 mod trial;
@@ -184,6 +185,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "no_fault_of_the_clock_keeps_a_box_out",
         clock::no_fault_of_the_clock_keeps_a_box_out,
+    ),
+    (
+        "a_rollout_that_cuts_boxes_off_is_halted_and_a_good_one_goes_through",
+        rollout::a_rollout_that_cuts_boxes_off_is_halted_and_a_good_one_goes_through,
     ),
     (
         "killed_while_it_makes_its_keys_it_makes_them_whole",

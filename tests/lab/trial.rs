@@ -7,7 +7,7 @@ use pnsbox_tests::lab::Lab;
 
 const POLICY: &str = "/etc/pnsbox/policy.toml";
 const DEAD: &str = "/etc/pnsbox/dead-relay.toml";
-const CUT_OFF: [(&str, &str); 2] = [
+pub(crate) const CUT_OFF: [(&str, &str); 2] = [
     ("kab-demak.gw", "kab-demak/gw1"),
     ("kota-malang.gw", "kota-malang/gw1"),
 ];
@@ -72,13 +72,13 @@ fn cut_off(lab: &Lab) -> Result<()> {
 }
 
 /// Between the two that need a relay.
-fn reaches(lab: &Lab) -> Result<bool> {
+pub(crate) fn reaches(lab: &Lab) -> Result<bool> {
     let ping = ["ping", "-nc", "1", "-W", "1", "10.55.1.10"];
     Ok(lab.output("kab-demak.lan", &ping)?.status.success())
 }
 
 /// Whether the link of a box to a peer is up.
-fn linked(lab: &Lab, host: &str, peer: &str) -> Result<bool> {
+pub(crate) fn linked(lab: &Lab, host: &str, peer: &str) -> Result<bool> {
     let status = lab.status(host)?;
     let peers = status["peers"].as_array().context("peers")?;
     Ok(peers.iter().any(|p| p["node"] == peer && p["link"] == true))

@@ -9,6 +9,7 @@ mod external;
 mod founding;
 mod operate;
 mod quarantine;
+mod rollout;
 mod root;
 mod said;
 mod storing;
@@ -36,6 +37,7 @@ use crate::audit::Origin;
 use crate::fleet::{self, Live, NodeState};
 use crate::image::{Deed, Image, LoadError, Refused};
 use crate::plan::mesh;
+use crate::rollout::watch::Watch;
 use crate::session::{Session, SessionId};
 use crate::store::{Entry, Transaction};
 
@@ -92,6 +94,8 @@ pub struct Counters {
     pub views_incomplete: u64,
     /// Bytes of views sent.
     pub view_bytes: u64,
+    /// Rollouts that were halted.
+    pub rollouts_halted: u64,
 }
 
 /// What Prometheus is to scrape.
@@ -116,6 +120,7 @@ pub struct Controller {
     counters: Counters,
     serving: bool,
     store_failure: Option<String>,
+    watch: Option<Watch>,
     ticked: UnixTime,
 }
 
@@ -188,6 +193,7 @@ impl Controller {
             counters: Counters::default(),
             serving: false,
             store_failure: None,
+            watch: None,
             ticked: UnixTime(0),
         })
     }
@@ -315,6 +321,7 @@ impl Controller {
         for id in ended {
             self.close(id, "it did not join in time", now);
         }
+        self.step_rollout(now);
         let all = self.occupied.keys().cloned().collect();
         self.push(&all, now);
     }
@@ -488,6 +495,7 @@ impl Controller {
         live.software = Some(report.software.clone());
         live.report = Some(report);
         live.reported = Some(now.wall);
+        live.heard = Some(now.monotonic);
     }
 
     fn announce(&mut self, node: &NodeName, mut services: Vec<Service>) {

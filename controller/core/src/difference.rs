@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pnsbox_proto::id::NodeName;
+use pnsbox_proto::id::{AgencyName, NodeName};
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Draft, Image};
@@ -21,6 +21,25 @@ pub struct Difference {
     pub held: Vec<String>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// How far it reaches.
+    #[serde(default)]
+    pub radius: Radius,
+    /// Who would get it when, if it were rolled out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waves: Vec<BTreeSet<NodeName>>,
+}
+
+/// How far a change reaches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Radius {
+    /// Agencies with a node that is touched.
+    pub agencies: usize,
+    /// Pairs of agencies whose tunnels or openings change.
+    pub links: usize,
+    /// Touched nodes that are online now.
+    pub online: usize,
+    /// All nodes, touched or not.
+    pub fleet: usize,
 }
 
 /// A node whose view changes.
@@ -34,6 +53,19 @@ pub struct TouchedNode {
     pub peers_removed: Vec<String>,
     /// Ids of other records that are added, removed or changed.
     pub records: Vec<String>,
+}
+
+impl TouchedNode {
+    /// The peers that it gets, loses or is told otherwise of.
+    pub fn peers(&self) -> impl Iterator<Item = NodeName> {
+        let changed = self
+            .records
+            .iter()
+            .filter_map(|id| id.strip_prefix("peer "));
+        let peers = self.peers_added.iter().chain(&self.peers_removed);
+        let peers = peers.map(String::as_str).chain(changed);
+        peers.filter_map(|peer| peer.parse().ok())
+    }
 }
 
 impl Difference {
@@ -71,17 +103,43 @@ pub fn difference(image: &Image, draft: &Draft, warnings: Vec<String>) -> Differ
             let before = image.views.get(&node).map_or(&[][..], |view| &view.records);
             touched(node, view::changes(before, &records))
         });
+    let nodes: Vec<TouchedNode> = nodes.collect();
     let held = |(name, node): (&NodeName, &Node)| -> Vec<String> {
-        let held = prefix::held(&draft.registry, &draft.policy, name, node);
+        let held = prefix::held(&draft.registry, draft.policies().for_node(name), name, node);
         held.iter()
             .map(|held| prefix::held_message(name, held))
             .collect()
     };
     Difference {
         changes,
-        nodes: nodes.collect(),
+        radius: radius(&nodes, draft.registry.nodes.len()),
+        nodes,
         held: draft.registry.nodes.iter().flat_map(held).collect(),
         warnings,
+        waves: Vec::new(),
+    }
+}
+
+/// Who is online, only the controller knows.
+fn radius(nodes: &[TouchedNode], fleet: usize) -> Radius {
+    let agencies: BTreeSet<AgencyName> =
+        nodes.iter().map(|touched| touched.node.agency()).collect();
+    let mut links = BTreeSet::new();
+    for touched in nodes {
+        let own = touched.node.agency();
+        let linked = touched.records.iter();
+        let linked = linked.filter_map(|id| id.strip_prefix("link ")?.parse().ok());
+        for other in touched.peers().map(|peer| peer.agency()).chain(linked) {
+            let mut pair = [own.clone(), other];
+            pair.sort();
+            links.insert(pair);
+        }
+    }
+    Radius {
+        agencies: agencies.len(),
+        links: links.len(),
+        online: 0,
+        fleet,
     }
 }
 

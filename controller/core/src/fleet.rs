@@ -6,6 +6,7 @@ mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use pnsbox_proto::address;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Broken;
 use crate::image::{Image, Refused};
 use crate::registry::{Node, prefix};
+use crate::rollout::RolloutStatus;
 use crate::runs::Runs;
 
 /// What is known of a node while the process lives.
@@ -33,6 +35,8 @@ pub struct Live {
     pub report: Option<HealthReport>,
     /// When that came.
     pub reported: Option<UnixTime>,
+    /// The same since the process started.
+    pub heard: Option<Duration>,
     /// The services that it announces.
     pub services: Vec<Service>,
     /// Bytes of views sent to it.
@@ -64,6 +68,9 @@ pub struct FleetStatus {
     pub nodes: Vec<NodeStatus>,
     /// What is wrong with the controller itself.
     pub warnings: Vec<String>,
+    /// The rollout under way, or one that was halted and after which no policy came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Box<RolloutStatus>>,
 }
 
 /// Where a node stands. The words are those of logs and metrics.
@@ -177,6 +184,7 @@ pub fn status(
         warnings: (image.audit_broken.iter().map(ToString::to_string))
             .chain(waiting::for_the_network(image, now))
             .collect(),
+        rollout: None,
     }
 }
 
@@ -215,7 +223,7 @@ fn node_status(
     now: UnixTime,
 ) -> (Urgency, NodeStatus) {
     let agent = image.agents.get(name).cloned().unwrap_or_default();
-    let held = prefix::held(&image.registry, &image.policy, name, node);
+    let held = prefix::held(&image.registry, image.policies().for_node(name), name, node);
     let state = state(image, name, Some(live));
     let acknowledged = agent.held.as_ref().map_or(0, |held| held.version);
     // What the agent says now is better than what it acknowledged once: a box may not get its own view into force again.

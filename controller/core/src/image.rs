@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{self, Origin, Trail};
 use crate::history::{History, Version};
 use crate::plan;
-use crate::policy::Policy;
+use crate::policy::{Policies, Policy};
 use crate::registry::quarantine::Subject;
 use crate::registry::{Network, Registry};
+use crate::rollout::{self, Rollout};
 use crate::store::{Entry, Transaction};
 use crate::view::{self, Author, Held, NodeView, TextRecord};
 
@@ -53,13 +54,28 @@ pub struct Deed<'a> {
     pub when: UnixTime,
 }
 
-/// Registry and policy as they are to be.
+/// What is decided, as it is to be.
 #[derive(Debug, Clone)]
 pub struct Draft {
     /// The registry.
     pub registry: Registry,
     /// The policy.
     pub policy: Policy,
+    /// Another that is rolled out, or was.
+    pub rollout: Option<Rollout>,
+}
+
+impl Draft {
+    /// Decides what outlives a plan.
+    pub fn allocate(&mut self) {
+        let policies = rollout::policies(&self.policy, self.rollout.as_ref());
+        plan::allocate(&mut self.registry, policies);
+    }
+
+    /// Who has which policy.
+    pub fn policies(&self) -> Policies<'_> {
+        rollout::policies(&self.policy, self.rollout.as_ref())
+    }
 }
 
 /// Why what is stored cannot be used.
@@ -95,6 +111,8 @@ pub struct Image {
     pub registry: Registry,
     /// What the operator allows.
     pub policy: Policy,
+    /// The rollout under way, or the last one.
+    pub rollout: Option<Rollout>,
     /// Every policy that was in force.
     pub history: History,
     /// What each node should have.
@@ -172,7 +190,13 @@ impl Image {
         Draft {
             registry: self.registry.clone(),
             policy: self.policy.clone(),
+            rollout: self.rollout.clone(),
         }
+    }
+
+    /// Who has which policy.
+    pub fn policies(&self) -> Policies<'_> {
+        rollout::policies(&self.policy, self.rollout.as_ref())
     }
 
     /// The nodes of `scope` (all, if `None`) whose records `draft` would change, with the new records.
@@ -182,8 +206,8 @@ impl Image {
         scope: Option<&BTreeSet<NodeName>>,
     ) -> BTreeMap<NodeName, Vec<TextRecord>> {
         let planned = match scope {
-            Some(scope) => plan::plan_for(&draft.registry, &draft.policy, scope),
-            None => plan::plan(&draft.registry, &draft.policy),
+            Some(scope) => plan::plan_for(&draft.registry, draft.policies(), scope),
+            None => plan::plan(&draft.registry, draft.policies()),
         };
         let texts = planned
             .into_iter()
@@ -206,9 +230,12 @@ impl Image {
         deed: Deed<'_>,
         key: &SigningKey,
     ) -> Vec<NodeName> {
-        plan::allocate(&mut draft.registry, &draft.policy);
+        draft.allocate();
         let changed = self.changed_records(&draft, scope);
-        if draft.registry == self.registry && draft.policy == self.policy && changed.is_empty() {
+        let same = draft.registry == self.registry
+            && draft.policy == self.policy
+            && draft.rollout == self.rollout;
+        if same && changed.is_empty() {
             return Vec::new();
         }
         let before = std::mem::replace(&mut self.registry, draft.registry.clone());
@@ -226,6 +253,10 @@ impl Image {
         if draft.policy != self.policy {
             self.put("policy".to_owned(), &draft.policy);
             self.policy = draft.policy;
+        }
+        if draft.rollout != self.rollout {
+            self.put("rollout".to_owned(), &draft.rollout);
+            self.rollout = draft.rollout;
         }
         self.append_audit(deed);
         if before.quarantined != after.quarantined {
@@ -340,6 +371,7 @@ impl Image {
         Self {
             registry: Registry::new(network),
             policy: Policy::default(),
+            rollout: None,
             history: History::default(),
             views: BTreeMap::new(),
             agents: BTreeMap::new(),
@@ -361,6 +393,7 @@ impl Image {
         match kind {
             "network" => {}
             "policy" => self.policy = parse(key, value)?,
+            "rollout" => self.rollout = parse(key, value)?,
             "agency" => {
                 let agency = name.parse().map_err(|_| unknown())?;
                 self.registry.agencies.insert(agency, parse(key, value)?);

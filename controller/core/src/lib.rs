@@ -16,6 +16,7 @@
 //! | How is the fleet? Does a box run twice? | [`fleet`], `runs` |
 //! | Who did what, when and from where? Is that still what it was? | [`audit`] |
 //! | Which policies were in force before? | [`history`] |
+//! | Who has a new policy first, and does it hold? | [`rollout`] |
 //! | What can an operator ask? | [`operator`] |
 //! | What must be on disk? | [`store`], [`image`] |
 
@@ -30,6 +31,7 @@ pub mod plan;
 pub mod policy;
 pub mod reader;
 pub mod registry;
+pub mod rollout;
 mod runs;
 pub mod session;
 pub mod store;

@@ -16,6 +16,7 @@ use crate::difference::Difference;
 use crate::fleet::FleetStatus;
 use crate::reader::Mistake;
 use crate::registry::quarantine::Subject;
+use crate::rollout::{Canary, RolloutStatus};
 
 /// A request as it is asked over the socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +105,19 @@ pub enum Request {
         /// Only says what would change.
         dry_run: bool,
     },
+    /// Brings a policy to everybody in waves.
+    RollOut {
+        /// Which.
+        policy: Source,
+        /// How.
+        canary: Canary,
+        /// Only says what would change, and who would be first.
+        dry_run: bool,
+    },
+    /// The rollout under way, or the last one.
+    Rollout,
+    /// Takes back what the rollout under way has done.
+    HaltRollout,
     /// Shuts a node or an agency out.
     Quarantine {
         /// Whom.
@@ -133,6 +147,16 @@ pub enum Request {
     },
     /// The fleet.
     Status,
+}
+
+/// Where a policy comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The table of a policy file.
+    File(Value),
+    /// The number of a version that was in force.
+    Version(u64),
 }
 
 /// An answer.
@@ -186,6 +210,11 @@ pub enum Answer {
         difference: Box<Difference>,
         /// Whether it is in force now.
         applied: bool,
+    },
+    /// The rollout under way, or the last one.
+    Rollout {
+        /// None if there never was one.
+        rollout: Option<Box<RolloutStatus>>,
     },
     /// Every policy that was in force.
     History {

@@ -17,26 +17,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::view::{NodeRecord, PeerPath, PeerRecord, Record, RelayRecord};
 
-use crate::policy::Policy;
+use crate::policy::{Policies, Policy};
 use crate::registry::{Node, Registry, prefix};
 
 /// Decides what outlives a plan: which claims act, and the numbers of relay channels. Call it before [`plan`].
-pub fn allocate(registry: &mut Registry, policy: &Policy) {
-    prefix::settle(registry, policy);
-    mesh::allocate_channels(registry, policy);
+pub fn allocate<'a>(registry: &mut Registry, policies: impl Into<Policies<'a>>) {
+    let policies = policies.into();
+    prefix::settle(registry, policies);
+    mesh::allocate_channels(registry, policies);
 }
 
 /// The records of every node.
-pub fn plan(registry: &Registry, policy: &Policy) -> BTreeMap<NodeName, Vec<Record>> {
-    plan_for(registry, policy, registry.nodes.keys())
+pub fn plan<'a>(
+    registry: &'a Registry,
+    policies: impl Into<Policies<'a>>,
+) -> BTreeMap<NodeName, Vec<Record>> {
+    plan_for(registry, policies, registry.nodes.keys())
 }
 
 /// The records of these nodes.
 pub fn plan_for<'a>(
-    registry: &Registry,
-    policy: &Policy,
+    registry: &'a Registry,
+    policies: impl Into<Policies<'a>>,
     nodes: impl IntoIterator<Item = &'a NodeName>,
 ) -> BTreeMap<NodeName, Vec<Record>> {
+    let policies = policies.into();
+    let registry = &*policies.routed(registry);
     let nodes = nodes
         .into_iter()
         .filter_map(|name| Some((name, registry.nodes.get(name)?)));
@@ -46,7 +52,8 @@ pub fn plan_for<'a>(
                 name.clone(),
                 Planner {
                     registry,
-                    policy,
+                    policies,
+                    policy: policies.for_node(name),
                     name,
                     node,
                 }
@@ -58,16 +65,21 @@ pub fn plan_for<'a>(
 
 /// Whose records can differ after `name` joined: its own, those of linked agencies, of relays,
 /// and of nodes whose claims are held back. A node that the policy names as a relay concerns everybody.
-pub fn touched_by_join(
+pub fn touched_by_join<'a>(
     registry: &Registry,
-    policy: &Policy,
+    policies: impl Into<Policies<'a>>,
     name: &NodeName,
 ) -> BTreeSet<NodeName> {
-    if policy.relays.contains(name) {
+    let policies = policies.into();
+    if policies.each().any(|policy| policy.relays.contains(name)) {
         return registry.nodes.keys().cloned().collect();
     }
-    let mut touched = mesh::linked(registry, policy, name);
-    touched.extend(policy.relays.iter().cloned());
+    let mut touched = mesh::linked(registry, policies, name);
+    touched.extend(
+        policies
+            .each()
+            .flat_map(|policy| policy.relays.iter().cloned()),
+    );
     let waiting = registry
         .nodes
         .iter()
@@ -84,27 +96,28 @@ pub fn touched_by_join(
 }
 
 /// Whose records can differ after these agencies signed something: theirs, those of their partners, and of relays.
-pub fn touched_by_signing(
+pub fn touched_by_signing<'a>(
     registry: &Registry,
-    policy: &Policy,
+    policies: impl Into<Policies<'a>>,
     agencies: &BTreeSet<AgencyName>,
 ) -> BTreeSet<NodeName> {
-    let signs_for_relay = |relay: &NodeName| agencies.contains(&relay.agency());
-    if policy.relays.iter().any(signs_for_relay) {
+    let policies = policies.into();
+    let relays = || policies.each().flat_map(|policy| &policy.relays);
+    if relays().any(|relay| agencies.contains(&relay.agency())) {
         return registry.nodes.keys().cloned().collect();
     }
-    let partners = agencies
-        .iter()
-        .flat_map(|agency| policy.linked_with(agency));
+    let partners = agencies.iter().flat_map(|agency| policies.partners(agency));
     let all = partners.chain(agencies.iter().cloned()).collect();
     let mut touched = registry.nodes_of_all(&all);
-    touched.extend(policy.relays.iter().cloned());
+    touched.extend(relays().cloned());
     touched
 }
 
 /// One node's part of the plan.
 struct Planner<'a> {
     registry: &'a Registry,
+    policies: Policies<'a>,
+    /// The node's own.
     policy: &'a Policy,
     name: &'a NodeName,
     node: &'a Node,
@@ -112,15 +125,14 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn records(&self) -> Vec<Record> {
-        let relay = mesh::relay(self.registry, self.policy);
-        let linked = mesh::linked(self.registry, self.policy, self.name);
+        let linked = mesh::linked(self.registry, self.policies, self.name);
         let mut unreachable = Vec::new();
         let mut peers = BTreeMap::new();
         for other in &linked {
             let Some(node) = self.registry.nodes.get(other) else {
                 continue;
             };
-            match self.path(other, node, relay) {
+            match self.path(other, node) {
                 Some(path) => {
                     let peer = self.peer(other, node, node.active.clone(), path);
                     peers.extend(peer.map(|peer| (other.clone(), peer)));
@@ -149,13 +161,13 @@ impl Planner<'_> {
         for other in relays_used.into_iter().chain(served_members) {
             if let Some(node) = self.registry.nodes.get(&other)
                 && !peers.contains_key(&other)
-                && let Some(path) = self.path(&other, node, relay)
+                && let Some(path) = self.path(&other, node)
             {
                 let peer = self.peer(&other, node, Vec::new(), path);
                 peers.extend(peer.map(|peer| (other.clone(), peer)));
             }
         }
-        let links = self.links();
+        let links = self.links(&linked);
         let mut agencies: BTreeSet<AgencyName> = peers.keys().map(NodeName::agency).collect();
         // Also of those whose consent is there and whose boxes are not: it is judged by their key.
         agencies.extend(links.iter().filter_map(|record| match record {
@@ -189,7 +201,8 @@ impl Planner<'_> {
         }
     }
 
-    fn path(&self, other: &NodeName, node: &Node, relay: Option<&NodeName>) -> Option<PeerPath> {
+    fn path(&self, other: &NodeName, node: &Node) -> Option<PeerPath> {
+        let relay = mesh::relay(self.registry, self.policies.for_pair(self.name, other));
         match mesh::way(self.node, node, relay) {
             mesh::Way::Direct => Some(PeerPath::Direct {
                 endpoint: node.public_endpoint?,

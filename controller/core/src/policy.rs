@@ -3,6 +3,7 @@
 //! Nothing is open that does not stand here. Two files that mean the same are equal once parsed.
 
 mod parse;
+mod policies;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use pnsbox_proto::id::{AgencyName, NodeName};
 use serde::{Deserialize, Serialize};
 
 pub use parse::{Parsed, parse};
+pub use policies::Policies;
 
 /// A parsed policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@ use pnsbox_controller_core::audit::export::ExportError;
 use pnsbox_controller_core::controller::StartError;
 use pnsbox_controller_core::image::LoadError;
 pub use pnsbox_program::exit::{
-    CONFIG, DATA, IO_ERROR, NO_INPUT, NO_PERMISSION, OS_ERROR, SOFTWARE, TRY_AGAIN, USAGE, explain,
-    failure, success, usage,
+    CONFIG, DATA, IO_ERROR, NO_INPUT, NO_PERMISSION, OS_ERROR, SOFTWARE, TRY_AGAIN, USAGE, code,
+    explain, failure, success, usage,
 };
 
 use crate::config::FileMistakes;

@@ -7,6 +7,8 @@ use pnsbox_controller_core::fleet::{FleetStatus, NodeState, NodeStatus};
 use pnsbox_proto::health::PeerHealth;
 use pnsbox_proto::time::UnixTime;
 
+use super::rollout;
+
 /// A table without lines, for screens and pipes alike.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -42,6 +44,10 @@ pub(super) fn screen(fleet: &FleetStatus) -> String {
             .iter()
             .map(|warning| format!("warning: {warning}")),
     );
+    if let Some(status) = &fleet.rollout {
+        let (number, progress) = (status.number, rollout::progress(status));
+        lines.push(format!("rollout of policy version {number}: {progress}"));
+    }
     if fleet.nodes.is_empty() {
         lines.push("no node has joined; invite one: pnsbox-controller invite AGENCY".to_owned());
         return lines.join("\n");

@@ -3,13 +3,15 @@
 use ipnet::IpNet;
 use pnsbox_controller_core::difference::{Difference, TouchedNode};
 use pnsbox_controller_core::operator::{AgencyLine, Answer, ExternalLine, VersionLine};
-use pnsbox_proto::id::AgencyName;
+use pnsbox_controller_core::rollout::RolloutStatus;
+use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::key::IdentityKey;
+use pnsbox_proto::time::UnixTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::external::configuration;
-use super::fleet;
+use super::{fleet, rollout};
 
 /// One object with its schema.
 pub(super) fn json(answer: &Answer) -> String {
@@ -50,6 +52,7 @@ pub(super) fn json(answer: &Answer) -> String {
             };
             object(schema, difference)
         }
+        Answer::Rollout { rollout } => rollout_json(rollout.as_deref()),
         Answer::History { versions } => {
             object("pnsbox.history/1", &json!({ "versions": versions }))
         }
@@ -107,15 +110,7 @@ pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
             expires,
             replaced,
         } => {
-            let withdrawn = if *replaced {
-                "The invitation before, which nobody used, is withdrawn.\n"
-            } else {
-                ""
-            };
-            let explanation = format!(
-                "{withdrawn}An anchor for {node}, good once and until {expires}. It is a secret until it is used.\n\
-                 On the box, as root: pnsbox join ANCHOR --lan PREFIX   (--public ADDR:PORT if it has a public address)"
-            );
+            let explanation = invitation(node, *expires, *replaced);
             (anchor.clone(), Some(explanation))
         }
         Answer::ExternalAdded { external } | Answer::External { external } => {
@@ -133,6 +128,7 @@ pub(super) fn text(answer: &Answer) -> (String, Option<String>) {
             difference,
             applied,
         } => (difference_text(difference, *applied), None),
+        Answer::Rollout { rollout } => (rollout_text(rollout.as_deref()), None),
         Answer::History { versions } => (history_table(versions), None),
         Answer::Version { policy, .. } => (toml::to_string(policy).unwrap_or_default(), None),
         Answer::Changes { from, to, changes } if changes.is_empty() => {
@@ -277,13 +273,16 @@ fn difference_text(difference: &Difference, applied: bool) -> String {
     }
     if !difference.nodes.is_empty() {
         let verb = if applied { "touched" } else { "would touch" };
-        line(
-            &mut text,
-            &format!("{verb} {} nodes:", difference.nodes.len()),
-        );
+        line(&mut text, &format!("{verb} {}:", reach(difference)));
         for node in &difference.nodes {
             line(&mut text, &format!("  {}", touched(node)));
         }
+    }
+    for (number, wave) in (1..).zip(&difference.waves) {
+        line(
+            &mut text,
+            &format!("wave {number}: {}", rollout::names(wave)),
+        );
     }
     for held in &difference.held {
         line(&mut text, &format!("held back: {held}"));
@@ -292,6 +291,60 @@ fn difference_text(difference: &Difference, applied: bool) -> String {
         line(&mut text, &format!("note: {warning}"));
     }
     text.trim_end().to_owned()
+}
+
+/// How far a change reaches.
+fn reach(difference: &Difference) -> String {
+    let (touched, radius) = (difference.nodes.len(), difference.radius);
+    format!(
+        "{touched} of {} nodes ({} %), {} of them online, in {} agencies, and {} links",
+        radius.fleet,
+        (touched * 100).div_ceil(radius.fleet.max(1)),
+        radius.online,
+        radius.agencies,
+        radius.links
+    )
+}
+
+/// The same object for each step of a rollout that is followed.
+pub(super) fn rollout_json(status: Option<&RolloutStatus>) -> String {
+    object("pnsbox.rollout/1", &json!({ "rollout": status }))
+}
+
+fn invitation(node: &NodeName, expires: UnixTime, replaced: bool) -> String {
+    let withdrawn = if replaced {
+        "The invitation before, which nobody used, is withdrawn.\n"
+    } else {
+        ""
+    };
+    format!(
+        "{withdrawn}An anchor for {node}, good once and until {expires}. It is a secret until it is used.\n\
+         On the box, as root: pnsbox join ANCHOR --lan PREFIX   (--public ADDR:PORT if it has a public address)"
+    )
+}
+
+fn rollout_text(status: Option<&RolloutStatus>) -> String {
+    let Some(status) = status else {
+        return "no policy was rolled out in waves yet".to_owned();
+    };
+    let restores = status
+        .restores
+        .map_or_else(String::new, |old| format!(", which is version {old} again"));
+    let mut text = format!(
+        "policy version {}{restores}, rolled out by {} from {} since {}\n",
+        status.number, status.who, status.from, status.began
+    );
+    for change in &status.changes {
+        line(&mut text, &format!("  {change}"));
+    }
+    for (number, wave) in (1..).zip(&status.waves) {
+        line(
+            &mut text,
+            &format!("  wave {number}: {}", rollout::names(wave)),
+        );
+    }
+    text.push_str(&rollout::progress(status));
+    text
 }
 
 fn touched(node: &TouchedNode) -> String {

@@ -15,6 +15,7 @@ mod pages;
 mod program;
 mod random;
 mod restarts;
+mod rollout;
 mod secrets;
 mod sessions;
 mod signing;

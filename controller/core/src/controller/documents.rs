@@ -59,8 +59,11 @@ impl Controller {
         }
         let observed = self.sessions.get(&id).map(|session| session.observed);
         if draft.registry != self.image.registry {
-            let scope =
-                plan::touched_by_signing(&draft.registry, &draft.policy, &[agency.clone()].into());
+            let scope = plan::touched_by_signing(
+                &draft.registry,
+                draft.policies(),
+                &[agency.clone()].into(),
+            );
             let by = Origin {
                 who: format!("node {node}"),
                 from: observed.map_or_else(String::new, |observed| observed.to_string()),
@@ -90,7 +93,7 @@ impl Controller {
             return;
         };
         let own = node.agency();
-        let partners = self.image.policy.linked_with(&own);
+        let partners = self.image.policies().partners(&own);
         let concerned: BTreeSet<AgencyName> = partners.chain([own.clone()]).collect();
         let quarantine = self.image.quarantine.clone();
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -127,7 +130,7 @@ impl Controller {
     }
 
     fn tell_partners(&mut self, agency: &AgencyName) {
-        let partners: BTreeSet<AgencyName> = self.image.policy.linked_with(agency).collect();
+        let partners: BTreeSet<AgencyName> = self.image.policies().partners(agency).collect();
         let concerned = |node: &&NodeName| {
             let of = node.agency();
             of == *agency || partners.contains(&of)

@@ -129,7 +129,7 @@ impl Controller {
             });
         }
         draft.registry.forget_old_invitations(now.wall);
-        let scope = plan::touched_by_join(&draft.registry, &draft.policy, &name);
+        let scope = plan::touched_by_join(&draft.registry, draft.policies(), &name);
         let by = Origin {
             who: format!("node {name}"),
             from: observed.to_string(),

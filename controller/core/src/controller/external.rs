@@ -90,7 +90,7 @@ impl Controller {
         by: &Origin,
         now: Now,
     ) {
-        let scope = external::touched(&draft.registry, &draft.policy, gateway);
+        let scope = external::touched(&draft.registry, draft.policies(), gateway);
         let when = now.wall;
         let deed = Deed { by, what, when };
         let touched = self.image.commit(draft, Some(&scope), deed, &self.key);
@@ -111,7 +111,7 @@ impl Controller {
             IpAddr::from(gateway.overlay_v4),
             address::node_v6(root, &gateway.identity).into(),
         ];
-        let reach = external::reach(registry, &self.image.policy, device, known);
+        let reach = external::reach(registry, self.image.policies(), device, known);
         let overlay = overlay.into_iter().map(IpNet::from);
         Ok(ExternalLine {
             device: device.clone(),

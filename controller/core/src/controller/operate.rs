@@ -80,6 +80,15 @@ impl Controller {
             Request::Version { number } => self.version(number),
             Request::Diff { from, to } => self.changes(from, to),
             Request::Rollback { to, dry_run } => self.bring_back(to, dry_run, by, now),
+            Request::RollOut {
+                policy,
+                canary,
+                dry_run,
+            } => self.roll_out(policy, canary, dry_run, by, now),
+            Request::Rollout => Ok(Answer::Rollout {
+                rollout: self.rollout_status(),
+            }),
+            Request::HaltRollout => self.stop_rollout(by, now),
             Request::Quarantine { subject, reason } => self.quarantine(subject, reason, by, now),
             Request::Release { subject } => self.release(subject, by, now),
             Request::AdmissionRenew { certificate } => self.renew_admission(certificate, by, now),
@@ -88,6 +97,7 @@ impl Controller {
             Request::Status => {
                 let mut fleet = fleet::status(&self.image, &self.live, now.wall, self.serving);
                 fleet.warnings.extend(self.store_failure.clone());
+                fleet.rollout = self.rollout_to_see();
                 Ok(Answer::Status {
                     fleet: Box::new(fleet),
                 })

@@ -98,7 +98,7 @@ impl Controller {
             when: now.wall,
         };
         let scope =
-            plan::touched_by_signing(&draft.registry, &draft.policy, &[agency.clone()].into());
+            plan::touched_by_signing(&draft.registry, draft.policies(), &[agency.clone()].into());
         let touched = self.image.commit(draft, Some(&scope), deed, &self.key);
         self.image.forget_statement(&agency);
         self.push(&touched.iter().cloned().collect(), now);

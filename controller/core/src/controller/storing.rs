@@ -79,7 +79,9 @@ impl Controller {
             | Request::AdmissionRenew { .. }
             | Request::AgencySucceed { .. }
             | Request::Apply { .. }
-            | Request::Rollback { dry_run: false, .. } => {
+            | Request::Rollback { dry_run: false, .. }
+            | Request::RollOut { dry_run: false, .. }
+            | Request::HaltRollout => {
                 Some(Refusal::because(format!("{reason}; nothing was changed")))
             }
             Request::AgencyList
@@ -91,6 +93,8 @@ impl Controller {
             | Request::Version { .. }
             | Request::Diff { .. }
             | Request::Rollback { dry_run: true, .. }
+            | Request::RollOut { dry_run: true, .. }
+            | Request::Rollout
             | Request::Status => None,
         }
     }

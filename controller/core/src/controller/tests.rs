@@ -5,6 +5,7 @@ mod enrolment;
 mod external;
 mod policy;
 mod quarantine;
+mod rollout;
 mod sessions;
 mod signing;
 mod trail;

@@ -8,7 +8,6 @@ use crate::difference::{Difference, difference, policy_changes};
 use crate::history::Version;
 use crate::image::{Deed, Draft};
 use crate::operator::{Answer, Refusal, VersionLine};
-use crate::plan;
 use crate::policy::{self, Parsed};
 
 impl Controller {
@@ -29,6 +28,7 @@ impl Controller {
         by: &Origin,
         now: Now,
     ) -> Result<Answer, Refusal> {
+        self.refuse_during_rollout()?;
         let (difference, draft) = self.difference(&file)?;
         let number = self.image.history.current() + 1;
         let changes = difference.changes.join("; ");
@@ -102,7 +102,7 @@ impl Controller {
         }
     }
 
-    fn file(&self, number: u64) -> Result<Value, Refusal> {
+    pub(super) fn file(&self, number: u64) -> Result<Value, Refusal> {
         let history = &self.image.history;
         history.file(number).ok_or_else(|| {
             Refusal::because(format!(
@@ -116,11 +116,18 @@ impl Controller {
         policy::parse(file, &self.image.registry).map_err(|mistakes| Refusal::Mistakes { mistakes })
     }
 
-    fn difference(&self, file: &Value) -> Result<(Difference, Draft), Refusal> {
+    pub(super) fn difference(&self, file: &Value) -> Result<(Difference, Draft), Refusal> {
         let parsed = self.parse(file)?;
         let mut draft = self.image.draft();
         draft.policy = parsed.policy;
-        plan::allocate(&mut draft.registry, &draft.policy);
-        Ok((difference(&self.image, &draft, parsed.warnings), draft))
+        if self.rollout_runs() {
+            // Beside it nothing can be applied: what is shown is what would follow if it were halted.
+            draft.rollout = None;
+        }
+        draft.allocate();
+        let mut difference = difference(&self.image, &draft, parsed.warnings);
+        let touched = difference.nodes.iter().map(|touched| &touched.node);
+        difference.radius.online = touched.filter(|node| self.is_online(node)).count();
+        Ok((difference, draft))
     }
 }

@@ -10,7 +10,7 @@ use pnsbox_proto::id::NodeName;
 use pnsbox_proto::view::{DeviceBehind, ExternalRecord};
 
 use super::{Planner, access, mesh, signed};
-use crate::policy::Policy;
+use crate::policy::{Policies, Policy};
 use crate::registry::{External, Node, Registry};
 
 /// What a device may reach.
@@ -33,19 +33,20 @@ impl Reach {
 }
 
 /// What `device` may reach, as things are.
-pub fn reach(
+pub fn reach<'a>(
     registry: &Registry,
-    policy: &Policy,
+    policies: impl Into<Policies<'a>>,
     device: &NodeName,
     external: &External,
 ) -> Reach {
+    let policies = policies.into();
     let opened = |name: &NodeName| {
         let node = registry.nodes.get(name);
         node.map_or_else(Vec::new, |node| {
-            opened_at(registry, policy, device, name, node)
+            opened_at(registry, policies.for_node(name), device, name, node)
         })
     };
-    let linked = mesh::linked(registry, policy, &external.gateway);
+    let linked = mesh::linked(registry, policies, &external.gateway);
     let mut beyond: Vec<Opening> = linked.iter().flat_map(opened).collect();
     beyond.sort();
     Reach {
@@ -65,8 +66,12 @@ pub fn gateway<'a>(registry: &'a Registry, device: &NodeName) -> Option<&'a Node
 }
 
 /// Whose records can differ after a device of `gateway` came or went.
-pub fn touched(registry: &Registry, policy: &Policy, gateway: &NodeName) -> BTreeSet<NodeName> {
-    let mut touched = mesh::linked(registry, policy, gateway);
+pub fn touched<'a>(
+    registry: &Registry,
+    policies: impl Into<Policies<'a>>,
+    gateway: &NodeName,
+) -> BTreeSet<NodeName> {
+    let mut touched = mesh::linked(registry, policies.into(), gateway);
     touched.insert(gateway.clone());
     let agency = registry.agencies.get(&gateway.agency());
     touched.extend(
@@ -104,7 +109,7 @@ impl Planner<'_> {
         let mine =
             externals.filter(move |(_, external)| external.gateway == *self.name && !is_shut_out);
         mine.filter_map(|(device, external)| {
-            let reach = reach(self.registry, self.policy, device, external);
+            let reach = reach(self.registry, self.policies, device, external);
             Some(ExternalRecord {
                 device: device.clone(),
                 claim: external.claim.clone()?,

@@ -1,10 +1,10 @@
 //! Who has a tunnel with whom, and which way its datagrams take.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pnsbox_proto::id::{AgencyName, NodeName};
 
-use crate::policy::Policy;
+use crate::policy::{Policies, Policy};
 use crate::registry::{Channels, Node, Registry};
 
 /// How one node reaches another, before channels have numbers.
@@ -31,13 +31,21 @@ pub(super) fn relay<'a>(registry: &Registry, policy: &'a Policy) -> Option<&'a N
 
 /// The nodes of the agencies that are linked with this node's agency, as both want it.
 /// Who is in quarantine or not claimed by its agency has nobody, and nobody has it.
-pub(super) fn linked(registry: &Registry, policy: &Policy, name: &NodeName) -> BTreeSet<NodeName> {
+pub(super) fn linked(
+    registry: &Registry,
+    policies: Policies<'_>,
+    name: &NodeName,
+) -> BTreeSet<NodeName> {
     if !may_have_peers(registry, name) {
         return BTreeSet::new();
     }
-    let agencies = partners(registry, policy, name);
-    let linked =
-        |other: &&NodeName| agencies.contains(&other.agency()) && may_have_peers(registry, other);
+    let own = name.agency();
+    let is_linked = policies.linked(name);
+    let linked = |other: &&NodeName| {
+        is_linked(other)
+            && may_have_peers(registry, other)
+            && registry.both_consent(&own, &other.agency())
+    };
     registry.nodes.keys().filter(linked).cloned().collect()
 }
 
@@ -108,27 +116,52 @@ pub fn leave(registry: &mut Registry, relay: &NodeName, pair: &[NodeName; 2]) {
     }
 }
 
+/// What each relay is asked for: the pairs that meet there, and those that may have to again.
+fn asked(
+    registry: &Registry,
+    policies: Policies<'_>,
+) -> BTreeMap<NodeName, BTreeSet<[NodeName; 2]>> {
+    let mut asked: BTreeMap<NodeName, BTreeSet<_>> = BTreeMap::new();
+    for policy in policies.each() {
+        let Some(relay) = relay(registry, policy) else {
+            continue;
+        };
+        let pairs = relayed_pairs(registry, policy).into_iter();
+        let pairs = pairs.filter(|pair| policies.may_serve(policy, pair));
+        asked.entry(relay.clone()).or_default().extend(pairs);
+    }
+    asked
+}
+
 /// Gives every relayed pair a channel of the relay. A pair keeps its number; a number never changes hands.
 /// A relay of before goes on until [`leave`]: a box may not be there yet, or go back.
-pub(super) fn allocate_channels(registry: &mut Registry, policy: &Policy) {
-    let pairs = relayed_pairs(registry, policy);
-    let relay = relay(registry, policy).cloned();
+pub(super) fn allocate_channels(registry: &mut Registry, policies: Policies<'_>) {
+    let asked = asked(registry, policies);
+    let all: BTreeSet<_> = asked.values().flatten().collect();
     for (name, channels) in &mut registry.channels {
-        if Some(name) != relay.as_ref() {
-            channels.leaving.append(&mut channels.by_pair);
+        let pairs = asked.get(name);
+        let by_pair = std::mem::take(&mut channels.by_pair);
+        let (stay, mut leave) = by_pair
+            .into_iter()
+            .partition(|(pair, _)| pairs.is_some_and(|pairs| pairs.contains(pair)));
+        channels.by_pair = stay;
+        channels.leaving.append(&mut leave);
+        channels.leaving.retain(|pair, _| all.contains(pair));
+    }
+    for (relay, pairs) in &asked {
+        if !pairs.is_empty() || registry.channels.contains_key(relay) {
+            give_channels(registry, relay, pairs);
         }
-        channels.leaving.retain(|pair, _| pairs.contains(pair));
     }
-    let Some(relay) = relay else { return };
-    if pairs.is_empty() && !registry.channels.contains_key(&relay) {
-        return;
-    }
-    let channels = registry.channels.entry(relay).or_insert_with(|| Channels {
+}
+
+fn give_channels(registry: &mut Registry, relay: &NodeName, pairs: &BTreeSet<[NodeName; 2]>) {
+    let channels = registry.channels.entry(relay.clone());
+    let channels = channels.or_insert_with(|| Channels {
         next: 1,
         ..Channels::default()
     });
-    channels.by_pair.retain(|pair, _| pairs.contains(pair));
-    for pair in pairs {
+    for pair in pairs.iter().cloned() {
         let back = channels.leaving.remove(&pair);
         channels.by_pair.entry(pair).or_insert_with(|| {
             back.unwrap_or_else(|| {

@@ -102,13 +102,17 @@ impl Planner<'_> {
     }
 
     /// Links of the node's agency to which both agencies consent, and what waits for consent.
-    pub(super) fn links(&self) -> Vec<Record> {
+    /// `peers` are those by links: during a rollout some are of agencies that the node's own policy does not name,
+    /// and a peer without a link is refused.
+    pub(super) fn links(&self, peers: &BTreeSet<NodeName>) -> Vec<Record> {
         let agency = self.name.agency();
         if self.registry.quarantine_of(self.name).is_some() {
             return Vec::new();
         }
         let mut records = Vec::new();
-        for with in self.policy.linked_with(&agency) {
+        let partners = self.policy.linked_with(&agency);
+        let partners = partners.chain(peers.iter().map(NodeName::agency));
+        for with in partners.collect::<BTreeSet<_>>() {
             let ours = self.registry.consent(&agency, &with);
             let theirs = self.registry.consent(&with, &agency);
             let opens = opened(self.registry, self.policy, &agency, &with, self.node);

@@ -8,7 +8,7 @@ use pnsbox_proto::health::{HeldPrefix, HeldReason};
 use pnsbox_proto::id::{AgencyName, NodeName};
 
 use super::{Network, Node, Registry};
-use crate::policy::Policy;
+use crate::policy::{Policies, Policy};
 
 /// The range of overlay addresses that `prefix` shares an address with, if it does.
 pub fn overlay_under(network: &Network, prefix: &IpNet) -> Option<IpNet> {
@@ -34,7 +34,7 @@ pub fn permitted(registry: &Registry, policy: &Policy, node: &NodeName, prefix: 
 }
 
 /// Decides anew which claims act: first, what acts and still may goes on; then the others, in the order of joining.
-pub fn settle(registry: &mut Registry, policy: &Policy) {
+pub fn settle(registry: &mut Registry, policies: Policies<'_>) {
     let mut order: Vec<(u64, NodeName)> = registry
         .nodes
         .iter()
@@ -48,7 +48,10 @@ pub fn settle(registry: &mut Registry, policy: &Policy) {
         let keep: Vec<IpNet> = node
             .active
             .iter()
-            .filter(|p| permitted(registry, policy, name, p))
+            .filter(|p| {
+                let mut policies = policies.claims_of(name);
+                policies.any(|policy| permitted(registry, policy, name, p))
+            })
             .copied()
             .collect();
         if let Some(node) = registry.nodes.get_mut(name) {
@@ -66,7 +69,8 @@ pub fn settle(registry: &mut Registry, policy: &Policy) {
             .copied()
             .collect();
         for prefix in waiting {
-            if reason(registry, policy, name, &prefix).is_none()
+            let mut policies = policies.claims_of(name);
+            if policies.any(|policy| reason(registry, policy, name, &prefix).is_none())
                 && let Some(node) = registry.nodes.get_mut(name)
             {
                 node.active.push(prefix);
