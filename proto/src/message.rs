@@ -260,9 +260,12 @@ pub enum LinkMessage {
         statements: BTreeMap<AgencyName, u64>,
         /// The sequence of the newest quarantine list, 0 without any.
         quarantine: u64,
-        /// The controller's audit trail as the sender's newest view has it: of one length there is only one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        audit: Option<AuditHead>,
+    },
+    /// The controller's audit trail as the sender's newest view has it: after each hello, and when it is another.
+    /// Of one length there is only one.
+    Trail {
+        /// Its end.
+        audit: AuditHead,
     },
     /// What the sender has and the receiver lacked.
     Documents {
@@ -270,6 +273,6 @@ pub enum LinkMessage {
         documents: Vec<AgencyDocument>,
         /// Who is shut out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        quarantine: Option<SignedQuarantine>,
+        quarantine: Option<Box<SignedQuarantine>>,
     },
 }

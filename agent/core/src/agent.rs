@@ -31,6 +31,7 @@ use crate::jitter::Jitter;
 use crate::links::{LinkNews, Links};
 use crate::report::Reporter;
 use crate::snapshot::Tally;
+use crate::trails::Trails;
 use crate::trial::{TakenBack, Trial};
 use crate::trust::{Own, Trust, TrustState};
 use crate::view::View;
@@ -57,6 +58,7 @@ pub struct Agent {
     pub(crate) links: Option<Links>,
     pub(crate) trust: Option<Trust>,
     pub(crate) gossip: Gossip,
+    pub(crate) trails: Trails,
     pub(crate) distrust: knowing::Distrust,
     agency_keys: Vec<SigningKey>,
     pub(crate) catalogue: Catalogue,
@@ -99,6 +101,7 @@ impl Agent {
                 .map(|saved| Links::new(saved.joined.node.clone())),
             trust: None,
             gossip: Gossip::default(),
+            trails: Trails::default(),
             distrust: knowing::Distrust::default(),
             agency_keys: start.agency_keys,
             catalogue: Catalogue::new(start.services),
@@ -203,6 +206,7 @@ impl Agent {
         let Some(links) = &mut self.links else { return };
         if let Some(peer) = links.peer_of(connection) {
             self.gossip.lost(peer);
+            self.trails.lost(peer);
         }
         links.closed(connection, reason, now.monotonic, &mut self.jitter);
     }
@@ -340,22 +344,20 @@ impl Agent {
                         message,
                     });
                 }
+                self.tell_trail(connection);
                 self.reporter.report_soon();
             }
             LinkNews::Known {
                 peer,
                 statements,
                 quarantine,
-                audit,
-            } => {
-                self.compare_trails(&peer, audit, now);
-                self.gossip.heard(peer, statements, quarantine);
-            }
+            } => self.gossip.heard(peer, statements, quarantine),
+            LinkNews::Trail(peer, audit) => self.compare_trails(&peer, audit, now),
             LinkNews::Documents {
                 peer,
                 documents,
                 quarantine,
-            } => self.peer_told(&peer, &documents, quarantine.as_ref(), now),
+            } => self.peer_told(&peer, &documents, quarantine.as_deref(), now),
             LinkNews::Services(peer, services) => {
                 if let Some(own) = self.node().map(NodeName::agency) {
                     self.catalogue.announced(&peer, &own, services);

@@ -50,7 +50,6 @@ pub(crate) fn known(trust: &Trust, view: Option<&View>) -> LinkMessage {
             })
             .collect(),
         quarantine: trust.quarantine().map_or(0, |list| list.sequence),
-        audit: said.map(|view| view.audit),
     }
 }
 
@@ -112,7 +111,7 @@ impl Gossip {
             }
             let newest = list.as_ref().map_or(0, |list| list.sequence);
             let quarantine = (newest > knows.quarantine)
-                .then(|| trust.state().quarantine.clone())
+                .then(|| trust.state().quarantine.clone().map(Box::new))
                 .flatten();
             knows.quarantine = knows.quarantine.max(newest);
             if !documents.is_empty() || quarantine.is_some() {

@@ -33,6 +33,7 @@ mod links;
 mod path_stats;
 mod report;
 pub mod snapshot;
+mod trails;
 mod trial;
 pub mod trust;
 pub mod view;

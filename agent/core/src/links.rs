@@ -75,13 +75,14 @@ pub(crate) enum LinkNews {
         peer: NodeName,
         statements: BTreeMap<AgencyName, u64>,
         quarantine: u64,
-        audit: Option<AuditHead>,
     },
+    /// The peer was shown the controller's audit trail.
+    Trail(NodeName, AuditHead),
     /// The peer told what this node lacked.
     Documents {
         peer: NodeName,
         documents: Vec<AgencyDocument>,
-        quarantine: Option<SignedQuarantine>,
+        quarantine: Option<Box<SignedQuarantine>>,
     },
 }
 
@@ -190,13 +191,12 @@ impl Links {
             LinkMessage::Known {
                 statements,
                 quarantine,
-                audit,
             } if is_up => LinkNews::Known {
                 peer: node,
                 statements,
                 quarantine,
-                audit,
             },
+            LinkMessage::Trail { audit } if is_up => LinkNews::Trail(node, audit),
             LinkMessage::Documents {
                 documents,
                 quarantine,
@@ -207,6 +207,7 @@ impl Links {
             },
             LinkMessage::Services { .. }
             | LinkMessage::Known { .. }
+            | LinkMessage::Trail { .. }
             | LinkMessage::Documents { .. } => {
                 close(id, "spoke before hello", out);
                 let pause = link.backoff.pause(jitter);

@@ -10,6 +10,7 @@ mod judge;
 mod learn;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use ed25519_dalek::SigningKey;
 use ipnet::IpNet;
@@ -54,8 +55,19 @@ pub struct Pinned {
     pub devices: BTreeMap<NodeName, Envelope>,
     /// Consents: of another agency, the one with ours.
     pub consents: BTreeMap<AgencyName, Envelope>,
-    /// Prefixes that are routed to each box. They do not go to another agency before a claim is void.
-    pub routed: BTreeMap<NodeName, Vec<IpNet>>,
+    /// What each box has that was a peer. It does not go to another agency before the claim of the box is void.
+    pub held: BTreeMap<NodeName, Held>,
+}
+
+/// What a box had when it was a peer last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The key of its tunnel.
+    pub wireguard: WireguardKey,
+    /// Its overlay address.
+    pub overlay_v4: Ipv4Addr,
+    /// Prefixes that were routed to it.
+    pub prefixes: Vec<IpNet>,
 }
 
 /// Which box judges.
@@ -245,7 +257,7 @@ impl Pinned {
             claims: BTreeMap::new(),
             devices: BTreeMap::new(),
             consents: BTreeMap::new(),
-            routed: BTreeMap::new(),
+            held: BTreeMap::new(),
         }
     }
 

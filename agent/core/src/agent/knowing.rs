@@ -10,13 +10,16 @@ use pnsbox_proto::view::AuditHead;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::event::{Now, Output};
+use crate::event::{ConnectionId, Now, Output};
 use crate::force::Candidate;
 use crate::trust::{Lesson, Signed, Trust, agency_of};
 use crate::view::{Accepted, View};
 
 /// A controller that is online and was not told by itself what a peer knows has had time to be.
 const HAND_ON_WITHIN: Duration = Duration::from_secs(60);
+
+/// So many of one view's refused records are named to the admin.
+const NAMED: usize = 3;
 
 /// What a peer knew and the controller did not say.
 #[derive(Debug, Clone)]
@@ -55,11 +58,20 @@ impl Agent {
         Some(view)
     }
 
-    /// Notes what of a view from the controller is not believed.
+    /// Notes what of a view from the controller is not believed: the first of it is most often what the rest follows from.
     pub(super) fn note_refused(&mut self, view: &View, now: Now) {
-        for refused in view.refused.iter().filter(|refused| !refused.may_pass) {
-            self.distrust(format!("{}: {}", refused.id, refused.reason), now);
+        let lies = view.refused.iter().filter(|refused| !refused.may_pass);
+        let lies: Vec<String> = lies
+            .map(|refused| format!("{}: {}", refused.id, refused.reason))
+            .collect();
+        if lies.is_empty() {
+            return;
         }
+        let mut said = lies[..lies.len().min(NAMED)].join("; ");
+        if lies.len() > NAMED {
+            said += &format!("; and {} more", lies.len() - NAMED);
+        }
+        self.distrust(said, now);
     }
 
     pub(super) fn distrust(&mut self, what: String, now: Now) {
@@ -70,14 +82,44 @@ impl Agent {
     }
 
     /// A peer was shown the controller's audit trail at some length: this box must have been shown the same.
-    pub(super) fn compare_trails(&mut self, peer: &NodeName, theirs: Option<AuditHead>, now: Now) {
-        let ours = self.force.newest().map(|view| view.accepted.audit);
-        if let (Some(ours), Some(theirs)) = (ours, theirs)
-            && ours.entries == theirs.entries
-            && ours.digest != theirs.digest
-        {
-            let what = format!("{peer} was shown the audit trail {theirs}, this box {ours}");
-            self.distrust(what, now);
+    pub(super) fn compare_trails(&mut self, peer: &NodeName, theirs: AuditHead, now: Now) {
+        if let Some(ours) = self.trails.heard(peer.clone(), theirs) {
+            self.two_trails(peer, theirs, ours, now);
+        }
+    }
+
+    fn two_trails(&mut self, peer: &NodeName, theirs: AuditHead, ours: AuditHead, now: Now) {
+        let what = format!("{peer} was shown the audit trail {theirs}, this box {ours}");
+        self.distrust(what, now);
+    }
+
+    /// Tells a peer which audit trail this box was shown.
+    pub(super) fn tell_trail(&mut self, connection: ConnectionId) {
+        if let Some(view) = self.force.newest() {
+            let audit = view.accepted.audit;
+            let message = LinkMessage::Trail { audit };
+            self.outputs.push_back(Output::SendLink {
+                connection,
+                message,
+            });
+        }
+    }
+
+    /// A view with another audit trail came: peers hear of it.
+    fn tick_trails(&mut self, now: Now) {
+        let Some(ours) = self.force.newest().map(|view| view.accepted.audit) else {
+            return;
+        };
+        let Some(others) = self.trails.shown(ours) else {
+            return;
+        };
+        for (peer, theirs) in others {
+            self.two_trails(&peer, theirs, ours, now);
+        }
+        let up = self.links.iter().flat_map(|links| links.up());
+        let up: Vec<ConnectionId> = up.map(|(_, connection)| connection).collect();
+        for connection in up {
+            self.tell_trail(connection);
         }
     }
 
@@ -88,7 +130,7 @@ impl Agent {
         quarantine: Option<&SignedQuarantine>,
         now: Now,
     ) {
-        for (agency, lesson) in self.learn(documents, quarantine, now) {
+        for (agency, lesson) in self.learn(documents, now) {
             if let Lesson::Refused {
                 reason,
                 is_older: false,
@@ -96,6 +138,13 @@ impl Agent {
             {
                 self.distrust(format!("a document of {agency}: {reason}"), now);
             }
+        }
+        if let Some(Lesson::Refused {
+            reason,
+            is_older: false,
+        }) = self.learn_quarantine(quarantine)
+        {
+            self.distrust(format!("the list of who is shut out: {reason}"), now);
         }
         self.compare_with_peers(documents);
     }
@@ -126,7 +175,14 @@ impl Agent {
         quarantine: Option<&SignedQuarantine>,
         now: Now,
     ) {
-        let lessons = self.learn(documents, quarantine, now);
+        let lessons = self.learn(documents, now);
+        if let Some(Lesson::Refused {
+            reason,
+            is_older: false,
+        }) = self.learn_quarantine(quarantine)
+        {
+            warn!(%peer, %reason, "a peer's list of who is shut out is not believed");
+        }
         let Some(trust) = &self.trust else { return };
         let own = trust.own_agency();
         for (agency, lesson) in &lessons {
@@ -158,12 +214,7 @@ impl Agent {
         self.gossip.has(peer, trust);
     }
 
-    fn learn(
-        &mut self,
-        documents: &[AgencyDocument],
-        quarantine: Option<&SignedQuarantine>,
-        now: Now,
-    ) -> Vec<(AgencyName, Lesson)> {
+    fn learn(&mut self, documents: &[AgencyDocument], now: Now) -> Vec<(AgencyName, Lesson)> {
         let Some(trust) = &mut self.trust else {
             return Vec::new();
         };
@@ -175,11 +226,13 @@ impl Agent {
             let lesson = trust.learn(&agency, document, now.wall);
             lessons.push((agency, lesson));
         }
-        if let Some(list) = quarantine {
-            let lesson = trust.learn_quarantine(list);
-            info!(?lesson, "a list of whom the controller shut out");
-        }
         lessons
+    }
+
+    fn learn_quarantine(&mut self, list: Option<&SignedQuarantine>) -> Option<Lesson> {
+        let lesson = self.trust.as_mut()?.learn_quarantine(list?);
+        info!(?lesson, "a list of whom the controller shut out");
+        Some(lesson)
     }
 
     /// What follows from what was learnt: another view of things, a statement of ours, news for peers and controller.
@@ -196,6 +249,7 @@ impl Agent {
             self.issued(signed);
         }
         self.judge_again(now);
+        self.tick_trails(now);
         if self.trust.as_mut().is_some_and(Trust::take_must_save) {
             self.save();
         }

@@ -15,7 +15,7 @@ use pnsbox_proto::view::{
     DeviceBehind, ExternalRecord, LinkRecord, MemberKind, NodeRecord, PeerPath, PeerRecord,
 };
 
-use super::{Lesson, Trust, read};
+use super::{Held, Lesson, Trust, read};
 use crate::view::{Accepted, Behind, Device, Peer, RefusedRecord, View};
 
 /// A wider prefix (fewer bits) is no LAN, in either version of IP.
@@ -304,14 +304,17 @@ impl Trust {
         if claim.identity == self.own.identity || claim.wireguard == self.own.wireguard {
             return Err(("it has the key of this box".to_owned(), false));
         }
+        if let Some(other) = self.holder(&agency, |held| held.wireguard == claim.wireguard) {
+            return Err((format!("{other} has its key"), false));
+        }
+        if let Some(other) = self.holder_of_address(claim.overlay_v4, &agency) {
+            return Err((format!("{other} has its address"), false));
+        }
         if let Some(other) = taken.keys.insert(claim.wireguard, name.clone()) {
             return Err((format!("{other} has its key"), false));
         }
-        let own = self.pinned(&self.own_agency());
-        let own = own.and_then(|pinned| pinned.claim(&self.own.node));
-        let is_own = own.is_some_and(|(own, _)| own.overlay_v4 == claim.overlay_v4);
         let is_overlay = pool.contains(&claim.overlay_v4) && address::may_be_pool(pool);
-        if is_own || !is_overlay || !taken.hosts.insert(claim.overlay_v4) {
+        if !is_overlay || !taken.hosts.insert(claim.overlay_v4) {
             let reason = format!("it cannot have the address {}", claim.overlay_v4);
             return Err((reason, false));
         }
@@ -336,11 +339,14 @@ impl Trust {
                 Err(reason) => refusals.add(&format!("peer {}", record.node), reason, false),
             }
         }
-        if let Some(pinned) = self.state.agencies.get_mut(&agency)
-            && !prefixes.is_empty()
-        {
-            let before = pinned.routed.insert(record.node.clone(), prefixes.clone());
-            self.must_save |= before.as_ref() != Some(&prefixes);
+        if let Some(pinned) = self.state.agencies.get_mut(&agency) {
+            let held = Held {
+                wireguard: claim.wireguard,
+                overlay_v4: claim.overlay_v4,
+                prefixes: prefixes.clone(),
+            };
+            let before = pinned.held.insert(record.node.clone(), held.clone());
+            self.must_save |= before.as_ref() != Some(&held);
         }
         prefixes
     }
@@ -369,7 +375,8 @@ impl Trust {
         if *agency != self.own_agency() && node.prefixes.iter().any(is_ours) {
             return Err(format!("{prefix} is behind this box"));
         }
-        match self.holder(prefix, agency) {
+        let overlaps = |held: &Held| held.prefixes.iter().any(|p| address::overlap(p, prefix));
+        match self.holder(agency, overlaps) {
             Some(holder) => Err(format!(
                 "{prefix} is routed to {holder}, which has not let it go"
             )),
@@ -377,17 +384,25 @@ impl Trust {
         }
     }
 
-    /// The node of another agency that has had an overlapping prefix or address so far.
-    fn holder(&self, prefix: &IpNet, agency: &AgencyName) -> Option<&NodeName> {
+    /// The node of another agency that has had something so far.
+    fn holder(&self, agency: &AgencyName, has: impl Fn(&Held) -> bool) -> Option<&NodeName> {
         let others = self
             .state
             .agencies
             .iter()
             .filter(|(other, _)| *other != agency);
-        let routed = others.flat_map(|(_, pinned)| &pinned.routed);
-        let overlaps = |held: &IpNet| address::overlap(held, prefix);
-        let mut holders = routed.filter(|(_, held)| held.iter().any(overlaps));
-        holders.next().map(|(node, _)| node)
+        let mut held = others.flat_map(|(_, pinned)| &pinned.held);
+        held.find(|(_, held)| has(held)).map(|(node, _)| node)
+    }
+
+    /// The node that has had an overlay address so far, if it is not of `agency`.
+    fn holder_of_address(&self, address: Ipv4Addr, agency: &AgencyName) -> Option<&NodeName> {
+        let own = self.pinned(&self.own_agency());
+        let own = own.and_then(|pinned| pinned.claim(&self.own.node));
+        if own.is_some_and(|(own, _)| own.overlay_v4 == address) {
+            return Some(&self.own.node);
+        }
+        self.holder(agency, |held| held.overlay_v4 == address)
     }
 
     fn behind(
@@ -414,7 +429,9 @@ impl Trust {
                 return None;
             }
         };
-        if !node.pool.contains(&claim.overlay_v4) || !taken.hosts.insert(claim.overlay_v4) {
+        let is_free = node.pool.contains(&claim.overlay_v4)
+            && self.holder_of_address(claim.overlay_v4, &agency).is_none();
+        if !is_free || !taken.hosts.insert(claim.overlay_v4) {
             let reason = format!(
                 "{} cannot have the address {}",
                 claim.device, claim.overlay_v4

@@ -135,13 +135,19 @@ impl Trust {
         if list.network != self.own.network {
             return Lesson::forged(format!("of network {}", list.network));
         }
-        let held = self.quarantine().map_or(0, |held| held.sequence);
-        if list.sequence <= held {
-            return if list.sequence == held {
-                Lesson::Known
-            } else {
-                Lesson::older("quarantine list", list.sequence, held)
-            };
+        let held = self
+            .state
+            .quarantine
+            .as_ref()
+            .map(|signed| signed.list.clone());
+        let lesson = compare(
+            held.as_ref(),
+            &signed.list,
+            list.sequence,
+            |held: QuarantineList| held.sequence,
+        );
+        if lesson != Lesson::New {
+            return lesson;
         }
         self.state.quarantine = Some(signed.clone());
         self.learnt();
@@ -212,7 +218,7 @@ impl Trust {
         Ok((successions.len() > known).then_some(pinned))
     }
 
-    /// The pin after one succession. All that the key before signed is forgotten.
+    /// The pin after one succession. All that the key before signed is forgotten; what its boxes had, stays theirs.
     fn succeed(
         &mut self,
         agency: &AgencyName,
@@ -237,7 +243,11 @@ impl Trust {
         }
         let mut successions = pinned.successions;
         successions.push(envelope.clone());
-        Ok(Pinned::new(succession.key, successions))
+        let held = pinned.held;
+        Ok(Pinned {
+            held,
+            ..Pinned::new(succession.key, successions)
+        })
     }
 
     fn learn_succession(&mut self, agency: &AgencyName, envelope: &Envelope) -> Lesson {
@@ -367,12 +377,12 @@ impl Trust {
             .map_or_else(Vec::new, |before| before.void);
         pinned.statement = Some(envelope.clone());
         pinned.heard = now;
-        // Whoever lost its claim holds no prefix any more.
-        let claims: Vec<_> = pinned.routed.keys().cloned().collect();
+        // Whoever lost its claim holds nothing any more.
+        let claims: Vec<_> = pinned.held.keys().cloned().collect();
         for node in claims {
             let sequence = pinned.claim(&node).map_or(0, |(claim, _)| claim.sequence);
             if statement.voids(&Subject::Node(node.clone()), sequence) {
-                pinned.routed.remove(&node);
+                pinned.held.remove(&node);
             }
         }
         // What this box signs itself always agrees with its clock.

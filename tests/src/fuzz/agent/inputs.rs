@@ -7,12 +7,12 @@ use arbitrary::Unstructured;
 use pnsbox_agent_core::event::{ConnectionId, Input, JoinCommand, ServiceConfig, TunnelState};
 use pnsbox_proto::agency::AgencyDocument;
 use pnsbox_proto::id::NodeName;
-use pnsbox_proto::key::WireguardKey;
+use pnsbox_proto::key::{Digest, WireguardKey};
 use pnsbox_proto::message::{JoinRefusal, LinkMessage, ToAgent};
 use pnsbox_proto::probe::Probe;
 use pnsbox_proto::service::{Audience, ServiceKind};
 use pnsbox_proto::time::UnixTime;
-use pnsbox_proto::view::SignedView;
+use pnsbox_proto::view::{AuditHead, SignedView};
 
 use super::{Link, World};
 use crate::fuzz::documents::facts;
@@ -197,14 +197,19 @@ fn document(bytes: &mut Unstructured<'_>) -> AgencyDocument {
 }
 
 fn gossip(bytes: &mut Unstructured<'_>) -> LinkMessage {
-    match below(bytes, 2) {
+    match below(bytes, 3) {
         0 => LinkMessage::Known {
             statements: NODES
                 .iter()
                 .map(|(name, _)| (known::<NodeName>(name).agency(), byte(bytes).into()))
                 .collect(),
             quarantine: byte(bytes).into(),
-            audit: None,
+        },
+        1 => LinkMessage::Trail {
+            audit: AuditHead {
+                entries: byte(bytes).into(),
+                digest: Digest([byte(bytes); 32]),
+            },
         },
         _ => LinkMessage::Documents {
             documents: vec![document(bytes)],
