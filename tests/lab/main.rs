@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a scenario prints what it measured")]
 
 mod away;
+mod captured;
 mod change;
 mod clock;
 mod clone;
@@ -181,6 +182,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_change_that_cuts_boxes_off_is_taken_back_within_a_minute",
         trial::a_change_that_cuts_boxes_off_is_taken_back_within_a_minute,
+    ),
+    (
+        "a_captured_controller_gains_nothing",
+        captured::a_captured_controller_gains_nothing,
     ),
     (
         "no_fault_of_the_clock_keeps_a_box_out",

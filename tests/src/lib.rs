@@ -1,6 +1,7 @@
 //! Worlds for tests: the [`lab`] of network namespaces, with the real binaries and real servers,
-//! and [`fuzz`], which throws bytes at what reads them. Also what several tests read: the [`dashboards`].
+//! [`fuzz`], which throws bytes at what reads them, and [`captured`], a controller in the wrong hands. Also what several tests read: the [`dashboards`].
 
+pub mod captured;
 pub mod dashboards;
 pub mod fuzz;
 pub mod lab;
