@@ -5,6 +5,7 @@
 )]
 
 mod again;
+mod believing;
 mod clocks;
 mod external;
 mod joining;
