@@ -29,7 +29,7 @@ pub const SOFTWARE: &str = concat!("pnsbox-agent ", env!("CARGO_PKG_VERSION"));
 /// Runs until `shutdown`. The host is left as it was found.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     Host::check_rights()?;
-    std::fs::create_dir_all(&config.state_dir)
+    store::make_dir(&config.state_dir)
         .with_context(|| format!("state_dir {} cannot be made", config.state_dir.display()))?;
     let _only_one_agent_per_state_dir = lock(&config.state_dir).await?;
     store::remove_unfinished(&config.state_dir);

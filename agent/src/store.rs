@@ -54,6 +54,17 @@ pub enum StoreError {
     },
 }
 
+/// Makes the state directory where it is not there. A power cut does not lose what is then kept in it:
+/// each name that leads there is durable.
+pub fn make_dir(state_dir: &Path) -> io::Result<()> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let made: Vec<&Path> = state_dir.ancestors().take_while(missing).collect();
+    std::fs::create_dir_all(state_dir)?;
+    made.iter()
+        .filter_map(|path| path.parent())
+        .try_for_each(sync_dir)
+}
+
 /// Reads what was saved; `None` if nothing ever was.
 pub fn load(state_dir: &Path) -> Result<Option<SavedState>, StoreError> {
     let path = state_dir.join(STATE_FILE);

@@ -73,13 +73,31 @@ pub fn load_or_make(path: &Path) -> anyhow::Result<SigningKey> {
     }
 }
 
-/// Makes a directory that only the owner enters.
+/// Makes a directory that only the owner enters, where it is not there. A power cut does not lose what is then kept
+/// in it: each name that leads there is durable.
 pub fn private_dir(path: &Path) -> anyhow::Result<()> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let made: Vec<&Path> = path.ancestors().take_while(missing).collect();
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder
-        .create(path)
-        .with_context(|| format!("the directory {} cannot be made", path.display()))
+    let make = || -> std::io::Result<()> {
+        builder.create(path)?;
+        made.iter().try_for_each(|dir| sync_dir(folder_of(dir)))
+    };
+    make().with_context(|| format!("the directory {} cannot be made", path.display()))
+}
+
+/// Where a name stands.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the names in a directory durable.
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// A random array from the operating system.
@@ -93,10 +111,6 @@ pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 /// leaves no key or all of it, and what lies beside is overwritten by the next.
 fn make(path: &Path) -> anyhow::Result<SigningKey> {
     let seed = Zeroizing::new(random()?);
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = Path::new(&beside);
@@ -128,7 +142,7 @@ fn make(path: &Path) -> anyhow::Result<SigningKey> {
         }
         written?;
         failpoint::step("key_after_rename_before_dirsync");
-        File::open(folder)?.sync_all()
+        sync_dir(folder_of(path))
     };
     write().with_context(|| {
         format!(
