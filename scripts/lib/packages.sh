@@ -15,6 +15,7 @@ TEST_PACKAGES=(
     wireguard-go:wireguard-go wireguard-tools:wg
     ethtool:ethtool iperf3:iperf3 faketime:faketime
     mmdebstrap:mmdebstrap systemd:systemd-analyze
+    strace:strace
 )
 
 # What scripts/bench.sh measures with.
