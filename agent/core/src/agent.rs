@@ -274,7 +274,12 @@ impl Agent {
         self.tick_at = now.monotonic + TICK;
         self.tick_control(now);
         let mut out = Vec::new();
-        let ended = self.force.next(&self.facts, now.monotonic, &mut out);
+        let trust = &mut self.trust;
+        let again = |view: View| match trust {
+            Some(trust) if view.judged != trust.revision() => trust.judge(view.accepted, now.wall),
+            _ => view,
+        };
+        let ended = self.force.next(&self.facts, now.monotonic, again, &mut out);
         self.outputs.extend(out);
         if let Some(ended) = ended {
             self.attempt_ended(ended, now);

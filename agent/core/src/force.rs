@@ -21,6 +21,8 @@ pub(crate) struct Force {
     waiting: Option<Candidate>,
     refused: Option<String>,
     retry_at: Option<Duration>,
+    /// The last attempt at [`Force::put_first`]: of what knowledge, and when.
+    adapted: Option<(u64, Duration)>,
     /// The host's own network changed while an attempt was under way.
     facts_changed: bool,
     generation: u64,
@@ -80,6 +82,7 @@ impl Force {
             waiting: None,
             refused: None,
             retry_at: None,
+            adapted: None,
             facts_changed: false,
             generation: 0,
         }
@@ -136,6 +139,34 @@ impl Force {
         }
         self.waiting = None;
         self.retry_at = None;
+        self.attempt(candidate, facts, now, out)
+    }
+
+    /// Puts a view into force that takes nobody's place: a newer one that the host refused goes on waiting.
+    pub(crate) fn put_first(
+        &mut self,
+        candidate: Candidate,
+        facts: &HostFacts,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) -> Option<Ended> {
+        self.adapted = Some((candidate.view.judged, now));
+        self.attempt(candidate, facts, now, out)
+    }
+
+    /// Whether what is known now was tried with the view in force, and need not be tried again yet.
+    pub(crate) fn adapted_lately(&self, judged: u64, now: Duration) -> bool {
+        self.adapted
+            .is_some_and(|(tried, at)| tried == judged && now < at + RETRY)
+    }
+
+    fn attempt(
+        &mut self,
+        candidate: Candidate,
+        facts: &HostFacts,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) -> Option<Ended> {
         match host_config(&candidate.view, facts, &self.settings) {
             Ok(config) => {
                 self.generation += 1;
@@ -185,17 +216,21 @@ impl Force {
 
     /// The next attempt: a newer view that waited, one that was refused and is due again,
     /// or the one in force, if the host changed meanwhile.
+    /// What waited may rest on less than is known by now: `again` judges it anew.
     pub(crate) fn next(
         &mut self,
         facts: &HostFacts,
         now: Duration,
+        again: impl FnOnce(View) -> View,
         out: &mut Vec<Output>,
     ) -> Option<Ended> {
         let due = self.retry_at.is_none_or(|at| at <= now);
         if self.under_way.is_some() || !due {
             return None;
         }
-        if let Some(candidate) = self.waiting.take() {
+        if let Some(waited) = self.waiting.take() {
+            let view = again(waited.view);
+            let candidate = Candidate { view, ..waited };
             return self.put(candidate, facts, now, out);
         }
         if self.facts_changed {

@@ -121,6 +121,8 @@ pub struct Controller {
     serving: bool,
     store_failure: Option<String>,
     watch: Option<Watch>,
+    /// Nodes that handed in what their agency signed, and it is not on disk.
+    untaken: BTreeSet<NodeName>,
     ticked: UnixTime,
 }
 
@@ -194,6 +196,7 @@ impl Controller {
             serving: false,
             store_failure: None,
             watch: None,
+            untaken: BTreeSet::new(),
             ticked: UnixTime(0),
         })
     }
@@ -339,6 +342,9 @@ impl Controller {
     /// `transaction` is on disk, as `revision`.
     pub fn committed(&mut self, transaction: &Transaction, revision: u64) {
         self.image.committed(transaction, revision);
+        if self.store_failure.is_none() {
+            self.untaken.clear();
+        }
     }
 
     /// The network's name.
@@ -460,8 +466,8 @@ impl Controller {
         if let Some(broken) = &live.audit {
             error!(%node, %broken, "an agent has seen another audit trail than this controller has");
         }
+        self.push(&[node.clone()].into(), now);
         self.tell(&node);
-        self.push(&[node].into(), now);
     }
 
     /// The session now is that of `node`; an older one of the node ends.
@@ -560,11 +566,15 @@ impl Controller {
 
     /// A relay serves a pair until both members have applied the view that leads them to another.
     fn release_relays(&mut self, now: Now) {
+        if self.store_failure.is_some() {
+            return;
+        }
         let has_moved = |node: &NodeName| {
             let held = self.image.agents.get(node).and_then(|a| a.held.as_ref());
             let wanted = self.image.views.get(node);
             held.map(|held| held.digest) == wanted.map(|view| view.digest)
         };
+        let mut all = BTreeSet::new();
         for (relay, pair) in mesh::moved(&self.image.registry, has_moved) {
             let mut draft = self.image.draft();
             mesh::leave(&mut draft.registry, &relay, &pair);
@@ -576,12 +586,10 @@ impl Controller {
                 when: now.wall,
             };
             let scope = [relay].into();
-            let touched = self
-                .image
-                .commit(draft, Some(&scope), deed, &self.key)
-                .into_iter();
-            self.push(&touched.collect(), now);
+            all.extend(self.image.commit(draft, Some(&scope), deed, &self.key));
         }
+        // Once, after the last: one transaction stores the last view of a relay alone, and no other is to be sent.
+        self.push(&all, now);
     }
 
     /// Sends each of these nodes that is online what it lacks.
@@ -619,6 +627,8 @@ impl Controller {
                 session: id,
                 message: Box::new(message),
             });
+            // What is judged by keys that the view shows.
+            self.tell(node);
         }
     }
 

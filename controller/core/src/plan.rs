@@ -163,8 +163,13 @@ impl Planner<'_> {
                 && !peers.contains_key(&other)
                 && let Some(path) = self.path(&other, node)
             {
+                // There is no link: nothing of its LAN or its devices is let through.
                 let peer = self.peer(&other, node, Vec::new(), path);
-                peers.extend(peer.map(|peer| (other.clone(), peer)));
+                let mere = peer.map(|peer| PeerRecord {
+                    devices: Vec::new(),
+                    ..peer
+                });
+                peers.extend(mere.map(|peer| (other.clone(), peer)));
             }
         }
         let links = self.links(&linked);

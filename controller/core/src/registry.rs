@@ -72,7 +72,7 @@ pub struct Agency {
     /// Its key, since its first box joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<AgencyKey>,
-    /// Boxes that sign with it: they are shown all boxes and devices of the agency.
+    /// Boxes that sign with it or brought what it signed: they are shown all boxes and devices of the agency.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub keepers: BTreeSet<NodeName>,
 }

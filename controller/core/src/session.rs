@@ -82,6 +82,14 @@ impl Session {
         self.quarantine.replace(digest) != Some(digest)
     }
 
+    /// Whether it was sent a view with this record, or had one.
+    pub fn was_shown(&self, record: &Digest) -> bool {
+        let under_way = self.under_way.as_ref().map(|under_way| &under_way.view);
+        let others = [&self.on_trial, &self.held, &self.refused];
+        let views = others.into_iter().flatten().chain(under_way);
+        views.into_iter().any(|view| view.records.contains(record))
+    }
+
     /// The agent said which view it accepted last: `digest`. Known are the last that it acknowledged, and the wanted one.
     /// It may still be on its way into force there, so this tells what a delta builds on, not what is applied.
     pub fn greet(

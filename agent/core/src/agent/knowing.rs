@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pnsbox_proto::agency::{AgencyDocument, SignedQuarantine};
+use pnsbox_proto::agency::{AgencyDocument, SignedQuarantine, Statement};
 use pnsbox_proto::id::{AgencyName, NodeName};
 use pnsbox_proto::message::{LinkMessage, ToController};
 use pnsbox_proto::view::AuditHead;
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::Agent;
 use crate::event::{ConnectionId, Now, Output};
 use crate::force::Candidate;
-use crate::trust::{Lesson, Signed, Trust, agency_of};
+use crate::trust::{Lesson, Pinned, Signed, Trust, agency_of};
 use crate::view::{Accepted, View};
 
 /// A controller that is online and was not told by itself what a peer knows has had time to be.
@@ -38,9 +38,30 @@ pub(crate) struct Distrust {
     pub(crate) last: Option<(pnsbox_proto::time::UnixTime, String)>,
     /// Peers that knew more than the controller said, by agency.
     pub(crate) ahead: BTreeMap<AgencyName, Ahead>,
+    /// The newest statement of each agency that the controller told of.
+    told: BTreeMap<AgencyName, u64>,
 }
 
 impl Distrust {
+    /// The controller told of a statement: it does not withhold it.
+    fn is_told(&mut self, statement: &Statement) {
+        let (agency, sequence) = (&statement.agency, statement.sequence);
+        let told = self.told.entry(agency.clone()).or_default();
+        *told = sequence.max(*told);
+        self.ahead
+            .retain(|of, ahead| of != agency || ahead.sequence > sequence);
+    }
+
+    /// Whether the controller told of this statement of `agency`, or of a newer one.
+    fn has_told(&self, agency: &AgencyName, sequence: u64) -> bool {
+        self.told.get(agency).is_some_and(|told| *told >= sequence)
+    }
+
+    /// The session is over: what the next one knows of `own` agency is not known, for an older copy may answer.
+    pub(crate) fn session_ended(&mut self, own: &AgencyName) {
+        self.told.remove(own);
+    }
+
     /// Agencies of which the controller should have told by `now`.
     pub(crate) fn withheld(&self, now: Duration) -> impl Iterator<Item = (&AgencyName, &Ahead)> {
         let late = move |(_, ahead): &(&AgencyName, &Ahead)| {
@@ -153,16 +174,11 @@ impl Agent {
     fn compare_with_peers(&mut self, documents: &[AgencyDocument]) {
         for document in documents {
             if let AgencyDocument::Statement(envelope) = document
-                && let Some(statement) =
-                    crate::trust::read::<pnsbox_proto::agency::Statement>(envelope)
+                && let Some(statement) = crate::trust::read::<Statement>(envelope)
+                && let Some(trust) = &self.trust
+                && trust.pinned(&statement.agency).is_some()
             {
-                let ahead = &mut self.distrust.ahead;
-                if ahead
-                    .get(&statement.agency)
-                    .is_some_and(|a| a.sequence <= statement.sequence)
-                {
-                    ahead.remove(&statement.agency);
-                }
+                self.distrust.is_told(&statement);
             }
         }
     }
@@ -203,6 +219,10 @@ impl Agent {
         for (agency, lesson) in lessons {
             if lesson == Lesson::New && agency != own {
                 let sequence = trust.pinned(&agency).map_or(0, |pinned| pinned.sequence());
+                // What is new beside it comes with a view.
+                if self.distrust.has_told(&agency, sequence) {
+                    continue;
+                }
                 let ahead = Ahead {
                     peer: peer.clone(),
                     sequence,
@@ -264,7 +284,8 @@ impl Agent {
         self.reporter.report_soon();
     }
 
-    /// Tells the controller what it does not show of what this agency signed.
+    /// Tells the controller what it does not show of what this agency signed. Also a box without the key does, until the
+    /// controller has told it of as much: the box that has the key may be gone, or never have reached the controller.
     pub(super) fn tell_unheard(&mut self, now: Now) {
         let (Some(trust), Some(view)) = (&mut self.trust, self.force.newest()) else {
             return;
@@ -273,6 +294,11 @@ impl Agent {
         let (Some(trust), Some(view)) = (&self.trust, self.force.newest()) else {
             return;
         };
+        let own = trust.own_agency();
+        let sequence = trust.pinned(&own).map_or(0, Pinned::sequence);
+        if trust.key().is_err() && self.distrust.has_told(&own, sequence) {
+            return;
+        }
         let documents = trust.unheard(&view.accepted);
         if !documents.is_empty() && self.control.is_online() {
             self.say(ToController::Documents { documents });
@@ -284,7 +310,8 @@ impl Agent {
             return;
         };
         let is_stale = view.judged != trust.revision() || trust.something_ended(now.wall);
-        if self.force.is_busy() || !is_stale {
+        let tried = self.force.adapted_lately(trust.revision(), now.monotonic);
+        if self.force.is_busy() || !is_stale || tried {
             return;
         }
         let judged = trust.judge(view.accepted.clone(), now.wall);
@@ -299,7 +326,7 @@ impl Agent {
         let mut out = Vec::new();
         let ended = self
             .force
-            .put(candidate, &self.facts, now.monotonic, &mut out);
+            .put_first(candidate, &self.facts, now.monotonic, &mut out);
         self.outputs.extend(out);
         if let Some(ended) = ended {
             self.attempt_ended(ended, now);

@@ -107,7 +107,7 @@ impl Agent {
         let candidate = Candidate { view, sent_by };
         let ended = self
             .force
-            .put(candidate, &self.facts, now.monotonic, &mut out);
+            .put_first(candidate, &self.facts, now.monotonic, &mut out);
         self.outputs.extend(out);
         if let Some(ended) = ended {
             self.attempt_ended(ended, now);

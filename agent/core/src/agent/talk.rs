@@ -252,6 +252,9 @@ impl Agent {
 
     pub(super) fn control_lost(&mut self, reason: String, now: Now) {
         let may_dial = self.saved.is_some() || self.control.join.is_some();
+        if let Some(trust) = &self.trust {
+            self.distrust.session_ended(&trust.own_agency());
+        }
         self.control.lost(reason, may_dial, now, &mut self.jitter);
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use pnsbox_proto::health::ConditionCode;
+use pnsbox_proto::id::AgencyName;
 use pnsbox_proto::time::UnixTime;
 use pnsbox_proto::view::MemberKind;
 
@@ -27,7 +28,15 @@ impl Agent {
                 ),
             );
         }
-        for (agency, ahead) in self.distrust.withheld(now.monotonic) {
+        let said = self.force.newest().map(|view| &view.accepted);
+        let concerns = |agency: &AgencyName| {
+            said.is_some_and(|view| {
+                view.links.contains_key(agency) || view.proposals.contains_key(agency)
+            })
+        };
+        let withheld = self.distrust.withheld(now.monotonic);
+        // Of others it tells nothing, whatever peers do.
+        for (agency, ahead) in withheld.filter(|(agency, _)| concerns(agency)) {
             add(
                 ConditionCode::ControllerBehind,
                 format!(

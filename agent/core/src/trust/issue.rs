@@ -265,7 +265,7 @@ impl Trust {
     /// What the agency signed and the controller does not show: it has to be told again.
     pub(crate) fn unheard(&self, view: &Accepted) -> Vec<AgencyDocument> {
         let own = self.own_agency();
-        let Some(pinned) = self.pinned(&own).filter(|_| self.key().is_ok()) else {
+        let Some(pinned) = self.pinned(&own) else {
             return Vec::new();
         };
         let shown = view.agencies.get(&own);

@@ -40,6 +40,14 @@ impl Refusals {
         }
     }
 
+    /// Whether a record came with a document that a newer one or another key has replaced, and so says nothing here:
+    /// whoever sent it need not know of that yet.
+    fn is_overtaken(&self, id: &str) -> bool {
+        self.0
+            .iter()
+            .any(|refused| refused.id == id && refused.may_pass)
+    }
+
     /// Whether a record's document is not what it should be. One that is merely older does no harm.
     fn forges(&self, id: &str) -> bool {
         self.0
@@ -165,7 +173,10 @@ impl Trust {
                     link.opens = self.allowed(&id, with, &record.opens, node, refusals);
                     links.insert(with.clone(), link);
                 }
-                Err((reason, may_pass)) => refusals.add(&id, reason, may_pass),
+                Err((reason, may_pass)) => {
+                    let may_pass = may_pass || refusals.is_overtaken(&id);
+                    refusals.add(&id, reason, may_pass);
+                }
             }
         }
         links
@@ -245,6 +256,7 @@ impl Trust {
             let claim = match self.judge_peer(name, is_used, &node.pool, &mut taken) {
                 Ok(claim) => claim,
                 Err((reason, may_pass)) => {
+                    let may_pass = may_pass || refusals.is_overtaken(&id);
                     refusals.add(&id, reason, may_pass);
                     continue;
                 }
@@ -258,7 +270,8 @@ impl Trust {
                 devices = behind.collect();
             } else if !(record.prefixes.is_empty() && record.devices.is_empty()) {
                 let reason = format!("there is no link with {agency}: it relays, and no more");
-                refusals.add(&id, reason, false);
+                // Where the view shows a link, what is said of that is why.
+                refusals.add(&id, reason, view.links.contains_key(&agency));
             }
             peers.insert(
                 name.clone(),
@@ -425,7 +438,8 @@ impl Trust {
                 return None;
             }
             Some(_) | None => {
-                refusals.add(id, format!("{} is not behind it", said.device), false);
+                let may_pass = refusals.is_overtaken(id);
+                refusals.add(id, format!("{} is not behind it", said.device), may_pass);
                 return None;
             }
         };
@@ -463,7 +477,10 @@ impl Trust {
                     devices.insert(name.clone(), device);
                 }
                 Some((_, true)) => refusals.add(&id, format!("{own} has taken it back"), true),
-                Some(_) | None => refusals.add(&id, format!("{own} does not claim it here"), false),
+                Some(_) | None => {
+                    let may_pass = refusals.is_overtaken(&id);
+                    refusals.add(&id, format!("{own} does not claim it here"), may_pass);
+                }
             }
         }
         devices

@@ -140,14 +140,20 @@ impl Trust {
             .quarantine
             .as_ref()
             .map(|signed| signed.list.clone());
+        let known = self.quarantine().map(|held| held.sequence);
         let lesson = compare(
             held.as_ref(),
             &signed.list,
             list.sequence,
             |held: QuarantineList| held.sequence,
         );
-        if lesson != Lesson::New {
-            return lesson;
+        match lesson {
+            Lesson::New => {}
+            // The controller signs these itself, and numbers them by its audit trail.
+            Lesson::Refused { reason, .. } if Some(list.sequence) == known => {
+                return Lesson::forged(reason);
+            }
+            lesson => return lesson,
         }
         self.state.quarantine = Some(signed.clone());
         self.learnt();
@@ -449,9 +455,11 @@ fn compare<D: DeserializeOwned>(
     let known = read(held).map_or(0, sequence_of);
     match sequence.cmp(&known) {
         std::cmp::Ordering::Greater => Lesson::New,
-        std::cmp::Ordering::Equal => Lesson::forged(format!(
-            "there are two documents with the number {sequence}"
-        )),
+        // Its signer made both, perhaps one before a power cut and one after: the first one that came stays.
+        std::cmp::Ordering::Equal => Lesson::Refused {
+            reason: format!("there are two documents with the number {sequence}"),
+            is_older: true,
+        },
         std::cmp::Ordering::Less => Lesson::older("document", sequence, known),
     }
 }

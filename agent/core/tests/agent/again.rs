@@ -7,7 +7,10 @@ use pnsbox_agent_core::event::{
     HostFacts, Input, InterfaceAddress, Output, SavedState, SavedView, Uplink,
 };
 use pnsbox_agent_core::host::HostConfig;
+use pnsbox_proto::agency::{AgencyDocument, Statement, Subject, Void};
+use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::message::{JoinRefusal, LinkMessage, ToAgent, ToController, ViewOutcome};
+use pnsbox_proto::time::UnixTime;
 
 fn in_force(version: u64) -> Driven {
     let mut agent = Driven::online(Vec::new());
@@ -80,6 +83,59 @@ fn a_newer_view_that_waited_does_not_wait_for_the_second_try_of_the_older_one() 
     assert!(agent.generation().is_some(), "at the next tick");
     agent.host_agrees();
     assert_eq!(agent.agent.status(agent.now).view_applied, 3);
+}
+
+/// Kota-malang takes its consent back.
+fn revocation() -> Input {
+    let statement = Statement {
+        network: "pns".parse().unwrap(),
+        agency: "kota-malang".parse().unwrap(),
+        sequence: 9,
+        issued: UnixTime(900),
+        void: vec![Void {
+            subject: Subject::Consent("kab-demak".parse().unwrap()),
+            below: 3,
+        }],
+    };
+    let signed = Envelope::sign(&statement, &agency_secret(55));
+    Input::Control(Box::new(ToAgent::Documents {
+        documents: vec![AgencyDocument::Statement(signed)],
+        quarantine: None,
+    }))
+}
+
+#[test]
+fn what_is_revoked_while_the_host_refuses_a_newer_view_goes_and_the_view_still_comes() {
+    let mut agent = in_force(1);
+    agent.view(whole(2));
+    agent.host_refuses("a rule is refused");
+    agent.take();
+    agent.input(revocation());
+    agent.pass(Duration::from_millis(500));
+    agent.host_refuses("a rule is refused");
+    agent.take();
+    agent.pass(Duration::from_secs(8));
+    assert_eq!(
+        applied(&mut agent),
+        None,
+        "the host is not asked all the time"
+    );
+
+    let mut tunnels = Vec::new();
+    for _ in 0..20 {
+        agent.pass(Duration::from_secs(1));
+        let asked = agent.generation();
+        if let (Some(generation), Some(host)) = (asked, applied(&mut agent)) {
+            tunnels.push(host.tunnels.len());
+            let result = Ok(());
+            agent.input(Input::HostApplied { generation, result });
+        }
+    }
+    assert_eq!(agent.agent.status(agent.now).view_applied, 2);
+    assert!(
+        tunnels.iter().all(|count| *count == 1),
+        "the hub's and no more: {tunnels:?}"
+    );
 }
 
 #[test]

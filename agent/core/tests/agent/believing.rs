@@ -268,3 +268,18 @@ fn two_boxes_that_were_shown_two_histories_notice() {
     audit.digest = pnsbox_proto::key::Digest::of(b"another");
     assert!(hear(audit).contains("was shown the audit trail"));
 }
+
+#[test]
+fn two_documents_of_an_agency_with_one_number_are_not_held_against_the_controller() {
+    let mut agent = in_force();
+    let first = statement("prov-jateng", JATENG, 50, 1001, Vec::new());
+    tell(&mut agent, vec![first]);
+    let void = vec![Void {
+        subject: Subject::Consent("kab-demak".parse().unwrap()),
+        below: 50,
+    }];
+    let second = statement("prov-jateng", JATENG, 50, 1002, void);
+    tell(&mut agent, vec![second]);
+    assert!(!says(&agent, "controller_distrusted"));
+    assert!(!says(&agent, "record_refused"), "the first stays");
+}

@@ -15,5 +15,6 @@ mod said;
 mod saving;
 mod support;
 mod trial;
+mod trust;
 mod versions;
 mod views;

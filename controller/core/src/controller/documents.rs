@@ -30,6 +30,11 @@ impl Controller {
         documents: Vec<AgencyDocument>,
         now: Now,
     ) {
+        if self.store_failure.is_some() {
+            // Nothing is decided now: it is asked to say it again.
+            self.untaken.insert(node.clone());
+            return;
+        }
         let agency = node.agency();
         let mut desk = Desk {
             network: self.image.registry.network.name.clone(),
@@ -54,8 +59,13 @@ impl Controller {
             && statement.is_some()
             && statement.as_ref() != self.image.statements.get(&agency)
         {
-            // Only who has the key has a statement that nobody else brought.
+            // Who brings what nobody else brought has the key, or all that it signed.
             known.keepers.insert(node.clone());
+        }
+        let is_news = draft.registry != self.image.registry
+            || statement.as_ref() != self.image.statements.get(&agency);
+        if is_news {
+            self.untaken.insert(node.clone());
         }
         let observed = self.sessions.get(&id).map(|session| session.observed);
         if draft.registry != self.image.registry {
@@ -96,16 +106,31 @@ impl Controller {
         let partners = self.image.policies().partners(&own);
         let concerned: BTreeSet<AgencyName> = partners.chain([own.clone()]).collect();
         let quarantine = self.image.quarantine.clone();
+        let wanted = self.image.views.get(node);
+        let records = wanted.map_or(&[][..], |view| &view.records);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         let mut documents = Vec::new();
         for agency in concerned {
-            if let Some(statement) = self.image.statements.get(&agency)
-                && session.is_news(&agency, statement)
-            {
-                documents.push(AgencyDocument::Statement(statement.clone()));
+            let id = format!("agency {agency}");
+            let shown = records.iter().find(|record| record.id == id);
+            // A view with the agency's key as it is now comes first: the statement is judged by it.
+            if shown.is_some_and(|record| !session.was_shown(&record.sha256)) {
+                continue;
             }
+            let Some(statement) = self.image.statements.get(&agency) else {
+                continue;
+            };
+            if !session.is_news(&agency, statement) {
+                continue;
+            }
+            let known = self.image.registry.agencies.get(&agency);
+            let key = known.and_then(|known| known.key.as_ref());
+            // A view that shows the key may be on its way, be refused, or go back to the one before.
+            let successions = key.into_iter().flat_map(|key| key.successions.clone());
+            documents.extend(successions.map(AgencyDocument::Succession));
+            documents.push(AgencyDocument::Statement(statement.clone()));
         }
         let quarantine = quarantine.filter(|signed| session.is_news_of_quarantine(&signed.list));
         if documents.is_empty() && quarantine.is_none() {

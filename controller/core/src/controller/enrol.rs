@@ -46,9 +46,10 @@ impl Controller {
                     message: Box::new(message),
                 });
                 self.occupy(id, node.clone(), now);
-                self.tell(&node);
-                let others: BTreeSet<NodeName> = touched.into_iter().chain([node]).collect();
+                let others: BTreeSet<NodeName> =
+                    touched.into_iter().chain([node.clone()]).collect();
                 self.push(&others, now);
+                self.tell(&node);
             }
             Err(reason) => {
                 warn!(session = id, %reason, "a box was not admitted");

@@ -63,6 +63,13 @@ impl Controller {
             info!("state can be written again");
             // What the last plan found may have been rolled back.
             self.begin_serving(now);
+            self.release_relays(now);
+            // Each says what its agency signed when it dials anew.
+            for node in std::mem::take(&mut self.untaken) {
+                if let Some(id) = self.occupied.get(&node).copied() {
+                    self.close(id, "the controller can write its state again", now);
+                }
+            }
         }
     }
 

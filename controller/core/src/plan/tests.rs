@@ -201,6 +201,47 @@ fn two_hidden_nodes_meet_at_the_relay_which_learns_no_prefix() {
 }
 
 #[test]
+fn the_devices_behind_a_mere_relay_are_nobodys_concern() {
+    let (mut registry, mut policy) = world();
+    let (hub, far) = ("prov-jateng", "kab-demak");
+    let opening = PolicyOpening {
+        at: far.parse().unwrap(),
+        prefix: PrefixChoice::Lan,
+        allow: vec!["icmp".parse().unwrap()],
+    };
+    policy.links.push(Link {
+        between: [far.parse().unwrap(), hub.parse().unwrap()],
+        openings: vec![opening.clone()],
+    });
+    let device: NodeName = "prov-jateng/hp1".parse().unwrap();
+    policy.externals.push(crate::policy::External {
+        device: device.clone(),
+        openings: vec![opening],
+    });
+    let external = crate::registry::External {
+        wireguard: WireguardKey([99; 32]),
+        overlay_v4: "100.127.9.9".parse().unwrap(),
+        gateway: "prov-jateng/gw1".parse().unwrap(),
+        claim: Some(unsigned()),
+        added: UnixTime(0),
+    };
+    registry.externals.insert(device, external);
+    let plan_of = |registry: &Registry| {
+        let plan = plan(registry, &policy);
+        peer(&plan, "kab-demak/gw1", "prov-jateng/gw1")
+            .unwrap()
+            .devices
+            .len()
+    };
+    assert_eq!(plan_of(&registry), 1, "while both consent");
+    registry.consents.remove(&Direction {
+        agency: hub.parse().unwrap(),
+        with: far.parse().unwrap(),
+    });
+    assert_eq!(plan_of(&registry), 0);
+}
+
+#[test]
 fn without_a_relay_the_unreachable_are_named() {
     let (mut registry, mut policy) = world();
     policy.relays = vec!["prov-diy/gw1".parse().unwrap()];

@@ -1,7 +1,9 @@
 //! Boxes of these tests sign for their agencies as agents do: their claim, and consents with everybody.
 
 use pnsbox_proto::access::Opening;
-use pnsbox_proto::agency::{AgencyDocument, DeviceClaim, LinkConsent, NodeClaim, Statement, Void};
+use pnsbox_proto::agency::{
+    AgencyDocument, DeviceClaim, LinkConsent, NodeClaim, Statement, Succession, Void,
+};
 use pnsbox_proto::envelope::Envelope;
 use pnsbox_proto::id::AgencyName;
 use pnsbox_proto::view::{MemberKind, MemberRecord};
@@ -75,6 +77,70 @@ pub(super) fn statement(agency: &str, sequence: u64, void: Vec<Void>) -> AgencyD
         agency: agency.clone(),
     };
     AgencyDocument::Statement(Envelope::sign(&statement, &agency_key(&agency)))
+}
+
+/// The agency's next key, signed by the one before.
+fn succession(agency: &str, next: &SigningKey) -> AgencyDocument {
+    let agency: AgencyName = agency.parse().unwrap();
+    let key = agency_key(&agency);
+    let succession = Succession {
+        network: "pns".parse().unwrap(),
+        before: IdentityKey(key.verifying_key().to_bytes()).fingerprint(),
+        key: IdentityKey(next.verifying_key().to_bytes()),
+        issued: UnixTime(START),
+        agency,
+    };
+    AgencyDocument::Succession(Envelope::sign(&succession, &key))
+}
+
+#[test]
+fn what_an_agency_says_with_a_new_key_comes_after_the_view_that_shows_the_key() {
+    let mut world = World::new();
+    world.add("kab-demak", &["10.44.0.0/16"]);
+    world.add("prov-jateng", &["10.33.0.0/16"]);
+    world.apply(json!({ "link": [link("kab-demak", &[], "prov-jateng", &[])] }));
+    let _demak = world.join(44, "kab-demak/gw1", &[], Some("203.0.113.44:51820"));
+    let mut jateng = world.join(33, "prov-jateng/gw1", &[], Some("203.0.113.33:51820"));
+    // A view is under way that does not know it yet.
+    world.hand_in(
+        &"kab-demak".parse().unwrap(),
+        vec![consent("kab-demak", "prov-jateng", Some(Vec::new()), 5)],
+    );
+    let next = SigningKey::from_bytes(&[77; 32]);
+    let statement = Statement {
+        network: "pns".parse().unwrap(),
+        agency: "kab-demak".parse().unwrap(),
+        sequence: 9,
+        issued: UnixTime(START),
+        void: Vec::new(),
+    };
+    let statement = AgencyDocument::Statement(Envelope::sign(&statement, &next));
+    let again = LinkConsent {
+        network: "pns".parse().unwrap(),
+        agency: "kab-demak".parse().unwrap(),
+        with: "prov-jateng".parse().unwrap(),
+        opens: None,
+        until: None,
+        sequence: 8,
+        issued: UnixTime(START),
+    };
+    let signed = vec![
+        succession("kab-demak", &next),
+        AgencyDocument::Consent(Envelope::sign(&again, &next)),
+        statement.clone(),
+    ];
+    world.hand_in(&"kab-demak".parse().unwrap(), signed);
+    let came = world.received(&jateng);
+    let [ToAgent::View(view)] = &came[..] else {
+        panic!("a view and nothing else: {came:?}");
+    };
+    jateng.apply(view);
+    world.say(&jateng, jateng.applied());
+    let came = world.received(&jateng);
+    let [ToAgent::View(_), ToAgent::Documents { documents, .. }] = &came[..] else {
+        panic!("the view with the key, then what it said: {came:?}");
+    };
+    assert!(documents.contains(&statement), "{documents:?}");
 }
 
 impl World {

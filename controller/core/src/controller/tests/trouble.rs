@@ -91,6 +91,46 @@ fn what_agents_said_waits_until_it_can_be_written() {
 }
 
 #[test]
+fn what_agencies_sign_waits_until_it_can_be_written_and_is_asked_for_again() {
+    let mut world = World::new();
+    world.add("kab-demak", &["10.44.0.0/16"]);
+    world.add("prov-jateng", &["10.33.0.0/16"]);
+    world.apply(json!({ "link": [link("kab-demak", &["icmp"], "prov-jateng", &["icmp"])] }));
+    let mut demak = world.join_unsigned(1, "kab-demak/gw1", &["10.44.1.0/24"], None);
+    let claim = signing::claim(&demak.member(), 1);
+    let document = || ToController::Documents {
+        documents: vec![claim.clone()],
+    };
+    world
+        .controller
+        .handle_message(demak.session, document(), world.now());
+    full(&mut world);
+    let outputs = std::iter::from_fn(|| world.controller.poll_output()).count();
+    assert_eq!(outputs, 1, "its session ends, for it would have had a view");
+    world.connect(&mut demak);
+    world.received(&demak);
+    world
+        .controller
+        .handle_message(demak.session, document(), world.now());
+    assert!(
+        world.controller.poll_output().is_none(),
+        "no view of it leaves"
+    );
+    assert!(world.controller.take_transaction().is_empty());
+
+    world.controller.store_recovered(world.now());
+    world.settle();
+    assert_eq!(world.closed.last().map(|(id, _)| *id), Some(demak.session));
+    world.connect(&mut demak);
+    world.say(&demak, document());
+    assert_eq!(
+        world.take_view(&mut demak),
+        Some(vec!["member kab-demak/gw1".to_owned()])
+    );
+    assert!(demak.member().claim.is_some());
+}
+
+#[test]
 fn a_view_that_is_too_large_is_named_with_its_node() {
     let mut world = World::new();
     world.add("kab-demak", &["10.44.0.0/16"]);
