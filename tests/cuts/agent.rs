@@ -51,8 +51,7 @@ impl Judge for Reads {
                 parts.insert("signed".to_owned(), signed);
             }
         }
-        let first = self.started.lock().expect("no panic").insert(parts.clone());
-        if first {
+        if crate::is_first(&self.started, &parts) {
             self.start(folder, &parts)?;
         }
         self.start_in_process(folder)?;

@@ -7,12 +7,14 @@ mod agent;
 mod controller;
 mod world;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, ensure};
 use pnsbox_tests::cuts::calls::{self, Step};
-use pnsbox_tests::cuts::explore::{Judge, explore};
+use pnsbox_tests::cuts::explore::{Judge, Parts, explore};
 
 /// Any number: with the log it says which outcomes are tried.
 const SEED: u64 = 18;
@@ -54,6 +56,11 @@ fn programs() -> Result<PathBuf> {
         programs.display()
     );
     Ok(programs.to_owned())
+}
+
+/// Whether this was not found before.
+fn is_first(seen: &Mutex<BTreeSet<Parts>>, parts: &Parts) -> bool {
+    seen.lock().expect("no panic").insert(parts.clone())
 }
 
 /// Files of a state directory that are not scratch, with what is in them.

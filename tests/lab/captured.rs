@@ -60,7 +60,11 @@ pub(crate) fn a_captured_controller_gains_nothing(lab: &Lab) -> Result<()> {
     for with in ["prov-jateng", "kota-malang"] {
         lab.run(VICTIM, &["pnsbox", "consent", "grant", with, "--any"])?;
     }
-    Ok(())
+    // Peers heard of the revocation, and rightly go on believing it: a newer consent is needed, and the same is none.
+    let grant = ["pnsbox", "consent", "grant", "kab-demak"];
+    lab.run(OTHER, &grant)?;
+    lab.run(OTHER, &[&grant[..], &["--any"]].concat())?;
+    all_is_well(lab)
 }
 
 fn all_is_well(lab: &Lab) -> Result<()> {
