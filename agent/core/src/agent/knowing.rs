@@ -270,18 +270,24 @@ impl Agent {
         }
         self.judge_again(now);
         self.tick_trails(now);
-        if self.trust.as_mut().is_some_and(Trust::take_must_save) {
-            self.save();
-        }
+        self.save_signed();
         self.hand_on();
     }
 
-    /// What this box signed goes to the controller; disk and peers follow with the next tick.
+    /// What this box signed goes to the disk and to the controller; peers follow with the next tick.
     pub(super) fn issued(&mut self, signed: Signed) {
+        self.save_signed();
         if self.control.is_online() {
             self.say(ToController::Documents { documents: signed });
         }
         self.reporter.report_soon();
+    }
+
+    /// Nobody hears of a document that a power cut could take back: its number would be given twice.
+    fn save_signed(&mut self) {
+        if self.trust.as_mut().is_some_and(Trust::take_must_save) {
+            self.save();
+        }
     }
 
     /// Tells the controller what it does not show of what this agency signed. Also a box without the key does, until the
@@ -300,6 +306,7 @@ impl Agent {
             return;
         }
         let documents = trust.unheard(&view.accepted);
+        self.save_signed();
         if !documents.is_empty() && self.control.is_online() {
             self.say(ToController::Documents { documents });
         }

@@ -391,12 +391,15 @@ impl Trust {
                 pinned.held.remove(&node);
             }
         }
+        let is_own = *agency == self.own_agency();
         // What this box signs itself always agrees with its clock.
-        if *agency != self.own_agency() {
+        if !is_own {
             self.compare_clock(statement.issued, now);
         }
         if statement.void == voided {
             self.news += 1;
+            // Its number does not follow from the time, so it could be given twice after a power cut.
+            self.must_save |= is_own && statement.sequence > now.0;
         } else {
             self.learnt();
         }

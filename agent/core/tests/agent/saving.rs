@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::support::*;
+use pnsbox_agent_core::agency::AgencyCommand;
 use pnsbox_agent_core::event::{Input, Output, SavedState};
+use pnsbox_proto::message::ToController;
 use pnsbox_proto::time::UnixTime;
 
 /// States that were to be written. How far statements of agencies are is not told: that alone is not worth a write.
@@ -74,5 +76,31 @@ fn sessions_and_views_are_counted() {
     assert_eq!(
         (tally.sessions, tally.views_applied, tally.views_refused),
         (1, 1, 2)
+    );
+}
+
+#[test]
+fn what_the_agency_signs_is_on_its_way_to_the_disk_before_anybody_hears_of_it() {
+    let mut agent = Driven::online(Vec::new());
+    agent.view(whole(1));
+    agent.host_agrees();
+    agent.pass(Duration::from_secs(1));
+    agent.take();
+    let with = "kota-malang".parse().unwrap();
+    let revoked = agent
+        .agent
+        .agency(AgencyCommand::Revoke { with }, agent.now);
+    assert!(revoked.is_ok(), "{revoked:?}");
+    agent.pass(Duration::from_millis(1));
+    let outputs = agent.take();
+    let saved = outputs
+        .iter()
+        .position(|output| matches!(output, Output::Persist(_)));
+    let told = outputs.iter().position(|output| {
+        matches!(output, Output::SendControl(message) if matches!(**message, ToController::Documents { .. }))
+    });
+    assert!(
+        told.is_some() && saved.is_some() && saved < told,
+        "{outputs:?}"
     );
 }
