@@ -54,6 +54,7 @@ pub struct Agent {
     pub(crate) control: Control,
     pub(crate) force: Force,
     pub(crate) trial: Option<Trial>,
+    going_back: Option<proving::GoingBack>,
     pub(crate) taken_back: Option<TakenBack>,
     pub(crate) links: Option<Links>,
     pub(crate) trust: Option<Trust>,
@@ -94,6 +95,7 @@ impl Agent {
                     .map_or_else(BTreeMap::new, |saved| saved.endpoints.clone()),
             }),
             trial: None,
+            going_back: None,
             taken_back: None,
             links: start
                 .saved
@@ -293,6 +295,7 @@ impl Agent {
         }
         self.tick_trust(now);
         self.tick_trial(now);
+        self.go_back(now);
         self.save_endpoints(now);
         self.save_again_when_due(now);
         self.report(now);

@@ -10,7 +10,7 @@ use crate::host_config::{Settings, host_config};
 use crate::view::View;
 
 /// What the host refused may be possible later: a port gets free, an uplink changes.
-const RETRY: Duration = Duration::from_secs(10);
+pub(crate) const RETRY: Duration = Duration::from_secs(10);
 
 /// The view in force, the one under way, and the one that waits.
 #[derive(Debug)]
@@ -117,6 +117,12 @@ impl Force {
     /// Whether a view is on its way into force, or next. One that the host refused is neither.
     pub(crate) fn is_busy(&self) -> bool {
         self.under_way.is_some() || (self.waiting.is_some() && self.retry_at.is_none())
+    }
+
+    /// Whether this view is the next to be tried, at once or after the host refused it.
+    pub(crate) fn waits_for(&self, id: ViewId) -> bool {
+        let waiting = self.waiting.as_ref();
+        waiting.is_some_and(|candidate| candidate.view.id() == id)
     }
 
     /// Why the newest view is not in force.

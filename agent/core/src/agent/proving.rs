@@ -11,10 +11,24 @@ use pnsbox_proto::probe::Probe;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::event::Now;
-use crate::force::Candidate;
+use crate::event::{Now, ViewId};
+use crate::force::{Candidate, RETRY};
 use crate::trial::{TakenBack, Trial, Verdict};
 use crate::view::View;
+
+/// A view did not prove itself, and the one before is not in force yet: the host may refuse that too.
+#[derive(Debug)]
+pub(crate) struct GoingBack {
+    view: Box<View>,
+    /// When it is tried next.
+    due: Duration,
+}
+
+impl GoingBack {
+    pub(super) fn is_to(&self, id: ViewId) -> bool {
+        self.view.id() == id
+    }
+}
 
 impl Agent {
     /// The view that came into force has to prove itself against `before`, with these peers' links `up`.
@@ -29,6 +43,8 @@ impl Agent {
             return;
         };
         let since = now.monotonic;
+        // What did not prove itself is nothing to go back to.
+        let before = self.going_back.take().map_or(before, |back| *back.view);
         self.trial = Some(match self.trial.take() {
             Some(trial) => trial.replaced_by(view, before, up, sent_by, since),
             None => Trial::begin(view, before, &up, sent_by, since),
@@ -72,7 +88,8 @@ impl Agent {
 
     fn judge_trial(&mut self, now: Now) {
         // A newer view decides itself what to go back to.
-        let Some(trial) = self.trial.take_if(|_| !self.force.is_busy()) else {
+        let is_settled = !self.force.is_busy() && self.going_back.is_none();
+        let Some(trial) = self.trial.take_if(|_| is_settled) else {
             return;
         };
         match trial.verdict(now.monotonic) {
@@ -99,8 +116,26 @@ impl Agent {
         }
         self.say_taken_back();
         self.trial = again;
+        self.going_back = Some(GoingBack {
+            view: Box::new(before),
+            due: now.monotonic,
+        });
+        self.go_back(now);
+    }
+
+    /// Puts the view before into force; also again, where the host refused it and a newer view waits in its place.
+    pub(super) fn go_back(&mut self, now: Now) {
+        let Some(back) = &mut self.going_back else {
+            return;
+        };
+        let waits = self.force.is_busy() || self.force.waits_for(back.view.id());
+        if waits || now.monotonic < back.due {
+            return;
+        }
+        back.due = now.monotonic + RETRY;
         // More may be known by now than when it was in force.
-        let Some(view) = self.judge(before.accepted, now) else {
+        let accepted = back.view.accepted.clone();
+        let Some(view) = self.judge(accepted, now) else {
             return;
         };
         let (mut out, sent_by) = (Vec::new(), None);

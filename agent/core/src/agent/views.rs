@@ -175,7 +175,9 @@ impl Agent {
         let Some(view) = self.force.view() else {
             return;
         };
-        info!(version = view.id().version, "the view is in force");
+        let id = view.id();
+        info!(version = id.version, "the view is in force");
+        self.going_back.take_if(|back| back.is_to(id));
         self.tally.views_applied += 1;
         self.broken_state = None;
         let mut out = Vec::new();
@@ -216,6 +218,10 @@ impl Agent {
         let Some(view) = self.force.view() else {
             return;
         };
+        if self.going_back.is_some() {
+            // It was said that this one is taken back.
+            return;
+        }
         let outcome = match self.trial {
             Some(_) => ViewOutcome::OnTrial,
             None => ViewOutcome::Applied,

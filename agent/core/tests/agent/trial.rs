@@ -389,3 +389,81 @@ fn a_restart_during_a_trial_comes_back_with_the_view_before() {
     assert_eq!(again.agent.status(again.now).view_applied, 1);
     assert_eq!(first_tunnels(), applied(&again.outputs).unwrap().tunnels);
 }
+
+/// View 2 was taken back, and the host refused view 1.
+fn stuck() -> Driven {
+    let mut agent = linked();
+    agent.view(with_the_hub_at("203.0.113.99:51820", 2));
+    agent.host_agrees();
+    for _ in 0..46 {
+        agent.pass(Duration::from_secs(1));
+        echo(&mut agent, &[FAR_LINK]);
+    }
+    agent.host_refuses("a rule is refused");
+    agent
+}
+
+#[test]
+fn a_view_that_was_taken_back_is_never_kept_while_the_host_refuses_the_one_before() {
+    let mut agent = stuck();
+    agent.take();
+    agent.input(Input::ControlDown {
+        reason: "lost".into(),
+    });
+    agent.pass(Duration::from_secs(5));
+    agent.come_online();
+    let outputs = agent.take();
+    assert!(
+        !outcomes(&outputs).contains(&(2, ViewOutcome::Applied)),
+        "{outputs:?}"
+    );
+    agent.pass(Duration::from_secs(6));
+    agent.host_agrees();
+    let outputs = agent.take();
+    assert_eq!(agent.agent.status(agent.now).view_applied, 1);
+    assert!(outcomes(&outputs).contains(&(1, ViewOutcome::Applied)));
+}
+
+#[test]
+fn the_host_is_asked_once_in_ten_seconds_for_the_view_to_go_back_to() {
+    let mut agent = stuck();
+    agent.take();
+    let mut asked = 0;
+    for _ in 0..30 {
+        agent.pass(Duration::from_secs(1));
+        if agent.generation().is_some() {
+            asked += 1;
+            agent.host_refuses("a rule is refused");
+        }
+        agent.take();
+    }
+    assert_eq!(asked, 3);
+}
+
+#[test]
+fn going_back_is_not_forgotten_for_a_newer_view_that_the_host_refuses_too() {
+    let mut agent = linked();
+    agent.view(with_the_hub_at("203.0.113.99:51820", 2));
+    agent.host_agrees();
+    let mut versions = Vec::new();
+    for second in 0..100 {
+        if second == 40 {
+            agent.view(with_the_hub_at("203.0.113.98:51820", 3));
+            agent.host_refuses("a rule is refused");
+            agent.take();
+        }
+        agent.pass(Duration::from_secs(1));
+        echo(&mut agent, &[FAR_LINK]);
+        if agent.generation().is_some() && second < 70 {
+            agent.host_refuses("a rule is refused");
+        } else if let Some(generation) = agent.generation() {
+            let result = Ok(());
+            agent.input(Input::HostApplied { generation, result });
+        }
+        agent.take();
+        versions.push(agent.agent.status(agent.now).view_applied);
+    }
+    assert_eq!(versions[69], 2, "until the host agrees");
+    let next = versions[70..].iter().find(|version| **version != 2);
+    assert_eq!(next, Some(&1), "{versions:?}");
+}
