@@ -40,12 +40,12 @@ impl Refusals {
         }
     }
 
-    /// Whether a record came with a document that a newer one or another key has replaced, and so says nothing here:
-    /// whoever sent it need not know of that yet.
-    fn is_overtaken(&self, id: &str) -> bool {
-        self.0
-            .iter()
-            .any(|refused| refused.id == id && refused.may_pass)
+    /// Refuses what a record says beyond its document. If a newer document or another key has replaced that, this is why
+    /// it does not hold, and whoever sent it need not know of that yet.
+    fn follow(&mut self, id: &str, reason: String, may_pass: bool) {
+        let mut before = self.0.iter();
+        let is_overtaken = before.any(|refused| refused.id == id && refused.may_pass);
+        self.add(id, reason, may_pass || is_overtaken);
     }
 
     /// Whether a record's document is not what it should be. One that is merely older does no harm.
@@ -173,10 +173,7 @@ impl Trust {
                     link.opens = self.allowed(&id, with, &record.opens, node, refusals);
                     links.insert(with.clone(), link);
                 }
-                Err((reason, may_pass)) => {
-                    let may_pass = may_pass || refusals.is_overtaken(&id);
-                    refusals.add(&id, reason, may_pass);
-                }
+                Err((reason, may_pass)) => refusals.follow(&id, reason, may_pass),
             }
         }
         links
@@ -256,8 +253,7 @@ impl Trust {
             let claim = match self.judge_peer(name, is_used, &node.pool, &mut taken) {
                 Ok(claim) => claim,
                 Err((reason, may_pass)) => {
-                    let may_pass = may_pass || refusals.is_overtaken(&id);
-                    refusals.add(&id, reason, may_pass);
+                    refusals.follow(&id, reason, may_pass);
                     continue;
                 }
             };
@@ -438,8 +434,7 @@ impl Trust {
                 return None;
             }
             Some(_) | None => {
-                let may_pass = refusals.is_overtaken(id);
-                refusals.add(id, format!("{} is not behind it", said.device), may_pass);
+                refusals.follow(id, format!("{} is not behind it", said.device), false);
                 return None;
             }
         };
@@ -478,8 +473,7 @@ impl Trust {
                 }
                 Some((_, true)) => refusals.add(&id, format!("{own} has taken it back"), true),
                 Some(_) | None => {
-                    let may_pass = refusals.is_overtaken(&id);
-                    refusals.add(&id, format!("{own} does not claim it here"), may_pass);
+                    refusals.follow(&id, format!("{own} does not claim it here"), false);
                 }
             }
         }
