@@ -121,7 +121,7 @@ pub struct Controller {
     serving: bool,
     store_failure: Option<String>,
     watch: Option<Watch>,
-    /// Nodes that handed in what their agency signed, and it is not on disk.
+    /// Nodes that handed in what their agency signed, or acknowledged a view, and it is not on disk.
     untaken: BTreeSet<NodeName>,
     ticked: UnixTime,
 }

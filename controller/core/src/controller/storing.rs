@@ -37,7 +37,13 @@ impl Controller {
 
     /// Becomes what `entries` say again. Whoever would have been told something else dials anew.
     pub fn roll_back(&mut self, entries: &[Entry], now: Now) -> Result<(), LoadError> {
-        self.image = Image::load(entries)?;
+        let before = std::mem::replace(&mut self.image, Image::load(entries)?);
+        // What these acknowledged is forgotten with it.
+        let lost = before.agents.iter().filter(|(node, agent)| {
+            let stored = self.image.agents.get(*node);
+            stored.is_none_or(|stored| stored.held != agent.held)
+        });
+        self.untaken.extend(lost.map(|(node, _)| node.clone()));
         for output in std::mem::take(&mut self.outputs) {
             match output {
                 Output::Send { session, message } => {

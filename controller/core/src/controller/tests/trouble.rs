@@ -131,6 +131,44 @@ fn what_agencies_sign_waits_until_it_can_be_written_and_is_asked_for_again() {
 }
 
 #[test]
+fn what_was_acknowledged_in_a_change_that_was_not_written_is_asked_for_again() {
+    let mut world = World::new();
+    world.add("kab-demak", &["10.44.0.0/16"]);
+    let mut demak = world.join(1, "kab-demak/gw1", &["10.44.1.0/24"], None);
+    world.add("prov-jateng", &["10.33.0.0/16"]);
+    let _jateng = world.join(2, "prov-jateng/gw1", &["10.33.1.0/24"], None);
+    world.apply(json!({ "link": [link("kab-demak", &["icmp"], "prov-jateng", &["icmp"])] }));
+    let came = world.received(&demak);
+    let [ToAgent::View(view), ..] = &came[..] else {
+        panic!("a view: {came:?}");
+    };
+    demak.apply(view);
+    world
+        .controller
+        .handle_message(demak.session, demak.applied(), world.now());
+    // A decision in the same transaction, that concerns another.
+    let add = Request::AgencyAdd {
+        name: "kab-kudus".parse().unwrap(),
+        prefixes: vec!["10.45.0.0/16".parse().unwrap()],
+        class: None,
+        region: None,
+    };
+    let by = Origin::here("uid 0");
+    world
+        .controller
+        .handle_request(add, &by, world.now(), [0; 16])
+        .unwrap();
+    full(&mut world);
+    world.controller.store_recovered(world.now());
+    world.settle();
+    assert_eq!(
+        world.closed.last().map(|(id, _)| *id),
+        Some(demak.session),
+        "it says again what it holds"
+    );
+}
+
+#[test]
 fn a_view_that_is_too_large_is_named_with_its_node() {
     let mut world = World::new();
     world.add("kab-demak", &["10.44.0.0/16"]);
