@@ -55,20 +55,18 @@ impl Controller {
             taken,
             ..
         } = desk;
-        if let Some(known) = draft.registry.agencies.get_mut(&agency)
-            && statement.is_some()
-            && statement.as_ref() != self.image.statements.get(&agency)
-        {
+        let states_news =
+            statement.is_some() && statement.as_ref() != self.image.statements.get(&agency);
+        if states_news && let Some(known) = draft.registry.agencies.get_mut(&agency) {
             // Who brings what nobody else brought has the key, or all that it signed.
             known.keepers.insert(node.clone());
         }
-        let is_news = draft.registry != self.image.registry
-            || statement.as_ref() != self.image.statements.get(&agency);
-        if is_news {
+        let signs_news = draft.registry != self.image.registry;
+        if signs_news || states_news {
             self.untaken.insert(node.clone());
         }
         let observed = self.sessions.get(&id).map(|session| session.observed);
-        if draft.registry != self.image.registry {
+        if signs_news {
             let scope = plan::touched_by_signing(
                 &draft.registry,
                 draft.policies(),
@@ -91,7 +89,7 @@ impl Controller {
             info!(%node, views = touched.len(), what, "signed");
             self.push(&touched.into_iter().collect(), now);
         }
-        if statement.is_some() && statement.as_ref() != self.image.statements.get(&agency) {
+        if states_news {
             self.image.state(&agency, statement);
             self.tell_partners(&agency);
         }

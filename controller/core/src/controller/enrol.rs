@@ -46,10 +46,8 @@ impl Controller {
                     message: Box::new(message),
                 });
                 self.occupy(id, node.clone(), now);
-                let others: BTreeSet<NodeName> =
-                    touched.into_iter().chain([node.clone()]).collect();
+                let others: BTreeSet<NodeName> = touched.into_iter().chain([node]).collect();
                 self.push(&others, now);
-                self.tell(&node);
             }
             Err(reason) => {
                 warn!(session = id, %reason, "a box was not admitted");
